@@ -1,0 +1,106 @@
+"""A real cluster on this machine."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slotwise.local.config import Value
+from slotwise.local.errors import NotReadyError
+from slotwise.local.formation import form_cluster
+from slotwise.local.node import LocalNode
+from slotwise.local.servers import Servers
+from slotwise.local.view import read_view, what_is_missing
+
+if TYPE_CHECKING:
+    from redis.cluster import ClusterNode
+
+_POLL = 0.02
+
+
+class LocalCluster(Servers):
+    """Real cluster nodes on free loopback ports, gone without trace when the program ends.
+
+    ::
+
+        with LocalCluster(primaries=3, replicas=1) as cluster:
+            client = RedisCluster.from_url(cluster.url)
+
+    `replicas` is the number for each primary. Slots are spread evenly; the primaries are the
+    first of `nodes`, and replica r of primary p has index ``primaries + r * primaries + p``.
+    A primary fails over by itself when most primaries survive, so use three or more for that.
+
+    `server` is described at `find_server`. `node_timeout_ms` is the servers'
+    cluster-node-timeout: how long a silent node counts as alive. `config` adds lines to the
+    configuration of all nodes (a sequence makes several lines, a bool yes or no).
+    `directory`, `port` (the first of consecutive ones) and `ready_within` (seconds) have
+    defaults that suit tests.
+    """
+
+    def __init__(
+        self,
+        primaries: int = 3,
+        replicas: int = 1,
+        *,
+        server: str | Path | Sequence[str] | None = None,
+        directory: str | Path | None = None,
+        port: int | None = None,
+        password: str | None = None,
+        config: Mapping[str, Value] | None = None,
+        node_timeout_ms: int = 2000,
+        ready_within: float = 30.0,
+    ) -> None:
+        if primaries < 1 or replicas < 0:
+            raise ValueError("a cluster has at least one primary, and no negative number of replicas")
+        super().__init__(
+            ["primary"] * primaries + ["replica"] * (primaries * replicas),
+            server=server,
+            directory=directory,
+            port=port,
+            password=password,
+            config=config,
+        )
+        self._primaries = primaries
+        self._node_timeout_ms = node_timeout_ms
+        self._ready_within = ready_within
+
+    @property
+    def startup_nodes(self) -> "list[ClusterNode]":
+        """All nodes as redis-py takes them."""
+        from redis.cluster import ClusterNode
+
+        return [ClusterNode(node.host, node.port) for node in self._started()]
+
+    # -- who is what now -------------------------------------------------------------------
+
+    @property
+    def running(self) -> list[LocalNode]:
+        """The nodes that are neither killed nor paused."""
+        return [node for node in self._started() if node.running]
+
+    @property
+    def primaries(self) -> list[LocalNode]:
+        """The running nodes that call themselves primaries at this moment."""
+        return [node for node in self.running if node.call("ROLE")[0] == "master"]
+
+    @property
+    def replicas(self) -> list[LocalNode]:
+        """The running nodes that call themselves replicas at this moment."""
+        return [node for node in self.running if node.call("ROLE")[0] == "slave"]
+
+    def wait_ready(self, timeout: float = 30.0) -> None:
+        """Return when the running nodes form a whole cluster: each finds its state ok, they
+        agree on roles and slots, each slot is served, replicas are linked to their primaries.
+
+        After `kill` of a primary this therefore waits for the failover. `timeout` in seconds;
+        raises NotReadyError that says what is missing.
+        """
+        deadline = time.monotonic() + timeout
+        while missing := what_is_missing(self.running):
+            if time.monotonic() > deadline:
+                raise NotReadyError(f"cluster not ready after {timeout:g} s: {missing}")
+            time.sleep(_POLL)
+
+    def _set_up(self) -> None:
+        form_cluster(self.nodes, self._primaries, time.monotonic() + self._ready_within)
+        self.wait_ready(self._ready_within)
