@@ -8,6 +8,7 @@ from slotwise.local.cluster import LocalCluster
 from slotwise.local.errors import LocalError, NotReadyError, ServerNotFoundError, ServerStartError
 from slotwise.local.node import LocalNode
 from slotwise.local.servers import StandaloneServer
+from slotwise.local.slots import SlotMove
 
 __all__ = [
     "LocalCluster",
@@ -17,6 +18,7 @@ __all__ = [
     "ServerBinary",
     "ServerNotFoundError",
     "ServerStartError",
+    "SlotMove",
     "StandaloneServer",
     "find_server",
 ]

@@ -1,15 +1,16 @@
 """A real cluster on this machine."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slotwise.local.config import Value
-from slotwise.local.errors import NotReadyError
+from slotwise.local.errors import LocalError, NotReadyError
 from slotwise.local.formation import form_cluster
 from slotwise.local.node import LocalNode
 from slotwise.local.servers import Servers
+from slotwise.local.slots import SlotMove
 from slotwise.local.view import read_view, what_is_missing
 
 if TYPE_CHECKING:
@@ -100,6 +101,51 @@ class LocalCluster(Servers):
             if time.monotonic() > deadline:
                 raise NotReadyError(f"cluster not ready after {timeout:g} s: {missing}")
             time.sleep(_POLL)
+
+    def owner_of(self, slot: int) -> LocalNode:
+        """The running node that serves `slot` at this moment."""
+        for node in self.primaries:
+            if slot in read_view(node)[node.id].slots:
+                return node
+        raise LocalError(f"no running node serves slot {slot}")
+
+    def replicas_of(self, primary: LocalNode) -> list[LocalNode]:
+        """The running nodes that replicate `primary` at this moment."""
+        return [node for node in self.running if read_view(node)[node.id].primary_id == primary.id]
+
+    # -- changes ---------------------------------------------------------------------------
+
+    def failover(self, replica: LocalNode, timeout: float = 30.0) -> None:
+        """Make `replica` the primary of its slots; returns when the whole cluster has seen it.
+
+        The old primary hands over without losing a write if it is running; otherwise the
+        replica takes its place at once (FORCE). `timeout` in seconds, then NotReadyError.
+        """
+        primary_id = read_view(replica)[replica.id].primary_id
+        hand_over = any(node.id == primary_id for node in self.running)
+        deadline = time.monotonic() + timeout
+        replica.call("CLUSTER", "FAILOVER", *(() if hand_over else ("FORCE",)))
+        while replica.call("ROLE")[0] != "master":
+            if time.monotonic() > deadline:
+                raise NotReadyError(f"replica {replica.port} was not promoted within {timeout:g} s")
+            time.sleep(_POLL)
+        self.wait_ready(deadline - time.monotonic())
+
+    def slot_move(self, slots: Iterable[int], to_node: LocalNode) -> SlotMove:
+        """A move that has not begun, to take step by step."""
+        return SlotMove(self.running, slots, to_node)
+
+    def move_slots(self, slots: Iterable[int], to_node: LocalNode) -> int:
+        """Move slots with their keys to another primary; returns the number of keys.
+
+        Returns when all nodes agree on the new owner.
+        """
+        move = self.slot_move(slots, to_node)
+        move.open()
+        keys = move.move_keys()
+        move.close()
+        self.wait_ready()
+        return keys
 
     def _set_up(self) -> None:
         form_cluster(self.nodes, self._primaries, time.monotonic() + self._ready_within)

@@ -1,0 +1,7 @@
+"""Fixtures of all tests, one concern a module."""
+
+pytest_plugins = [
+    "tests.fixtures.servers",
+    "tests.fixtures.header",
+    "tests.fixtures.leftovers",
+]
