@@ -10,7 +10,7 @@ Everything here is a plain value or a pure function; nothing asks a server. `tab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -18,6 +18,8 @@ from types import MappingProxyType
 from slotwise.commands import movable, table
 
 __all__ = ["COMMANDS", "Command", "Own", "find", "keys_of", "own_of"]
+
+FindKeys = Callable[[Sequence[object]], Sequence[int]]
 
 
 class Own(Enum):
@@ -52,7 +54,7 @@ class Command:
     key_step: int
     """Distance between keys."""
 
-    find_keys: Callable[[Sequence[object]], Sequence[int]] | None
+    find_keys: FindKeys | None
     """For keys that move with the arguments: takes these with a joined name, returns the keys' positions."""
 
     readonly: bool
@@ -153,43 +155,31 @@ _OWN_BY_ARGUMENTS: Mapping[str, Callable[[Sequence[object]], Own]] = {
 }
 
 
-def _names(block: str) -> Iterator[str]:
-    return (name.replace("|", " ") for name in block.split())
+def _build() -> dict[str, Command]:
+    own = dict.fromkeys(table.EXCLUSIVE.split(), Own.EXCLUSIVE)
+    own.update(dict.fromkeys(table.DISCARD.split(), Own.DISCARD))
+    refusals = {entry: why for why, block in table.REFUSED for entry in block.split()}
+    repeatable = frozenset(table.REPEATABLE.split())
+    not_repeatable = frozenset(table.NOT_REPEATABLE.split())
+
+    rows: list[tuple[tuple[int, int, int], FindKeys | None, bool, str]] = [
+        *((keys, None, readonly, block) for keys, readonly, block in table.FIXED),
+        *(((0, 0, 0), getattr(movable, rule), readonly, block) for rule, readonly, block in table.MOVABLE),
+    ]
+    commands = {}
+    for keys, rule, readonly, block in rows:
+        for entry in block.split():
+            name = entry.replace("|", " ")
+            if entry in refusals:
+                refusal = f"{name} was not sent: {refusals[entry]}"
+                commands[name] = Command(name, *keys, rule, readonly, Own.REFUSED, False, refusal)
+            else:
+                twice = entry not in not_repeatable if readonly else entry in repeatable
+                commands[name] = Command(name, *keys, rule, readonly, own.get(entry, Own.SHARED), twice, "")
+    return commands
 
 
-def _commands() -> Iterator[Command]:
-    own = dict.fromkeys(_names(table.EXCLUSIVE), Own.EXCLUSIVE)
-    own.update(dict.fromkeys(_names(table.DISCARD), Own.DISCARD))
-    refusals = {name: why for why, block in table.REFUSED for name in _names(block)}
-    repeatable = frozenset(_names(table.REPEATABLE))
-    not_repeatable = frozenset(_names(table.NOT_REPEATABLE))
-
-    def command(
-        name: str,
-        keys: tuple[int, int, int],
-        rule: Callable[[Sequence[object]], Sequence[int]] | None,
-        readonly: bool,
-    ) -> Command:
-        why = refusals.get(name)
-        return Command(
-            name,
-            *keys,
-            rule,
-            readonly,
-            own=Own.REFUSED if why else own.get(name, Own.SHARED),
-            repeatable=not why and (name in repeatable or (readonly and name not in not_repeatable)),
-            refusal=f"{name} was not sent: {why}" if why else "",
-        )
-
-    for keys, readonly, block in table.FIXED:
-        for name in _names(block):
-            yield command(name, keys, None, readonly)
-    for rule, readonly, block in table.MOVABLE:
-        for name in _names(block):
-            yield command(name, (0, 0, 0), getattr(movable, rule), readonly)
-
-
-COMMANDS: Mapping[str, Command] = MappingProxyType({command.name: command for command in _commands()})
+COMMANDS: Mapping[str, Command] = MappingProxyType(_build())
 """Every known command by its name."""
 
 _CONTAINERS = frozenset(name.split()[0] for name in COMMANDS if " " in name)

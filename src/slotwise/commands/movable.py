@@ -45,9 +45,10 @@ def of_streams(args: Sequence[object]) -> range:
     if streams == 0:
         raise refused(args, "STREAMS is missing before the keys")
     first = streams + 1
-    count, odd = divmod(len(args) - first, 2)
-    if odd or not count:
-        raise refused(args, "STREAMS takes as many ids as keys, at least one of each")
+    # An odd number is for the server to complain about: half of it are keys that tell where to ask.
+    count = (len(args) - first) // 2
+    if not count:
+        raise refused(args, "STREAMS must be followed by keys and as many ids")
     return range(first, first + count)
 
 
@@ -85,7 +86,7 @@ _SORT_OPTION_LENGTHS = {"LIMIT": 3, "GET": 2, "BY": 2}
 
 
 def of_georadius(args: Sequence[object]) -> list[int]:
-    """`GEORADIUS key ... [STORE key] [STOREDIST key]`: the server uses the last destination."""
+    """`GEORADIUS key ... [STORE key] [STOREDIST key]`: of several destinations the server uses the last."""
     destination = 0
     position = 5
     while position < len(args) - 1:
@@ -102,7 +103,7 @@ def of_migrate(args: Sequence[object]) -> Sequence[int]:
         position = 6
         while position < len(args):
             option = word(args[position])
-            if option == "KEYS":
+            if option == "KEYS" and position + 1 < len(args):
                 return range(position + 1, len(args))
             position += _MIGRATE_OPTION_LENGTHS.get(option, 1)
     return [3]

@@ -6,7 +6,9 @@ compares them with running servers. Where servers differ, the newest one counts:
 is a container, although Redis 6.2 lists it as one command.
 
 In every block `OBJECT|ENCODING` stands for the two words OBJECT ENCODING, and key positions count the
-joined name as argument 0: the key of `OBJECT ENCODING key` is argument 1.
+joined name as argument 0: the key of `OBJECT ENCODING key` is argument 1. The channel of SPUBLISH and its
+like and the cursor of CLUSTERSCAN are listed as keys, because they choose the node as keys do. DEBUG OBJECT
+and DEBUG SLEEP are ours: servers list DEBUG only.
 """
 
 from __future__ import annotations
