@@ -175,9 +175,9 @@ MOVABLE: tuple[tuple[str, bool, str], ...] = (
 # Commands that wait at the server, or that must get through while others on the shared connection wait:
 # SCRIPT KILL and CLIENT UNPAUSE would queue behind the very command they are to release.
 #
-# WAIT and WAITAOF are *not* here: they count acknowledgements of the writes of *their own connection*, so on
-# a connection of their own they would answer at once and promise nothing. XREAD, XREADGROUP and TS.READ
-# are decided by their BLOCK argument.
+# WAIT and WAITAOF are *not* here: they count acknowledgements of the writes of *their own connection*. On one
+# that wrote nothing Redis 8 and Valkey 9 answer at once, and the caller's write may still be lost. XREAD,
+# XREADGROUP and TS.READ are decided by their BLOCK argument.
 EXCLUSIVE = """
     BLMOVE BLMOVEM BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN
     CLIENT|UNPAUSE DEBUG|SLEEP FAILOVER FUNCTION|KILL SCRIPT|KILL SHUTDOWN
