@@ -161,6 +161,10 @@ cdef class Link:
         """True when nobody uses the link and nothing is in flight on it."""
         return not (self.led or self.closed or self.retired or self.count or self.out.pending())
 
+    def execute(self, tuple call, bint decode=True, encoding=None):
+        """Sends one command, waits for its reply and returns it as the parser made it, see :meth:`Engine.keyed`."""
+        return self.call(call, decode, encoding)
+
     def fileno(self):
         """The socket's file descriptor, or -1 when it is closed."""
         return self.fd
@@ -645,10 +649,6 @@ cdef class Engine:
     def on_endpoint(self, Endpoint endpoint, tuple call, bint decode=True):
         """Sends ``call`` over the endpoint's shared link and returns the parser's reply, as :meth:`keyed`."""
         return endpoint.open().call(call, decode, self.encoding)
-
-    def on_link(self, Link link, tuple call, bint decode=True):
-        """Sends ``call`` over ``link`` and returns the parser's reply, as :meth:`keyed`."""
-        return link.call(call, decode, self.encoding)
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,64 @@
+"""How a call by this name is routed: decided once per spelling, looked up for every call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from redis.commands import READ_COMMANDS
+
+from slotwise.commands import Command, Own, find, own_of
+
+Callback = Callable[..., Any]
+
+# No keys at the server, but redis-py sends them where their first argument would be a key.
+_BY_CHANNEL = frozenset({"PUBLISH"})
+
+
+class Plan(NamedTuple):
+    """What is known of all calls whose first argument is spelt alike."""
+
+    first_key: int
+    """Index of the only key, when the call can go straight to its node; else 0."""
+
+    callback: Callback | None
+    """Turns the parser's reply into redis-py's value."""
+
+    command: Command | None
+    """Facts; None for a command that the table does not know."""
+
+    read: bool
+    """May be answered by a replica, when the client reads from replicas."""
+
+
+def plan_of(name: str, callback: Callback | None, *, flagged: bool) -> Plan:
+    """The plan for calls that spell their command ``name``.
+
+    ``flagged``: redis-py routes the command by a node flag or a policy and not by its keys.
+    """
+    found = find((name,))
+    if found is None:
+        return Plan(0, callback, None, False)
+    command, words = found
+    straight = (
+        not flagged
+        and words == 1
+        and command.find_keys is None
+        and command.own is Own.SHARED
+        and command.first_key > 0
+        and command.last_key == command.first_key
+        and own_of(command, (name, "key")) is Own.SHARED
+    )
+    return Plan(command.first_key if straight else 0, callback, command, name.upper() in READ_COMMANDS)
+
+
+def keys_in(args: Sequence[Any]) -> list[Any] | None:
+    """The keys of a call; None when the table does not know the command."""
+    found = find(args)
+    if found is None:
+        return None
+    command, words = found
+    if command.name in _BY_CHANNEL:
+        return list(args[words : words + 1])
+    joined = args if words == 1 else (command.name, *args[words:])
+    return [joined[i] for i in command.key_indices(joined)]

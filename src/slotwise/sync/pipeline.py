@@ -1,0 +1,382 @@
+"""Pipelines: commands encoded as they are called, all nodes written and read at once.
+
+Way of a batch: every call is encoded into one `Batch` and its slot noted. ``execute`` groups the commands by the node
+that serves their slot *then*, takes a lane per node, and exchanges all of them together. What the cluster redirected
+goes again, per node in one batch; what was answered never does.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import redis
+import redis.cluster
+from redis.client import EMPTY_RESPONSE, NEVER_DECODE
+from redis.cluster import AbstractStrategy, ClusterNode, PipelineCommand
+from redis.cluster import TransactionStrategy as RedisTransactionStrategy
+
+from slotwise._encoder import Batch
+from slotwise._link import Endpoint, Flawed, LinkFailure, ServerError
+from slotwise.commands import Own, find, own_of
+from slotwise.errors import (
+    ClusterError,
+    CommandRefusedError,
+    ConnectionError,
+    MovedError,
+    RedisClusterException,
+    SlotNotCoveredError,
+    parse_error,
+)
+from slotwise.routing.plan import Plan
+from slotwise.routing.redirects import REDIRECTS_MAX, Step, after_error, after_failure
+from slotwise.routing.topology import Address, resolve
+from slotwise.sync.cluster import RedisCluster, Routing
+from slotwise.sync.dispatch import TRYAGAIN_PAUSE, UNANSWERED, exceptions_in, failed
+
+if TYPE_CHECKING:
+    from redis.commands.policies import PolicyResolver
+
+
+class ClusterPipeline(Routing, redis.cluster.ClusterPipeline):
+    """redis-py's ClusterPipeline by its surface: tracers replace ``execute`` there and read ``command_stack`` here."""
+
+    def __init__(self, cluster: RedisCluster, transaction: bool | None = None) -> None:
+        self.cluster_client = cluster
+        self.nodes_manager = cluster.nodes_manager
+        self.refresh_table_asap = False
+        self.result_callbacks = cluster.result_callbacks
+        self.cluster_response_callbacks = cluster.cluster_response_callbacks
+        self.startup_nodes = list(cluster.nodes_manager.startup_nodes.values())
+        self.read_from_replicas = cluster.read_from_replicas
+        self.load_balancing_strategy = cluster.load_balancing_strategy
+        self.command_flags = cluster.command_flags
+        self.node_flags = cluster.node_flags
+        self.reinitialize_counter = 0
+        self.reinitialize_steps = cluster.reinitialize_steps
+        self.retry = cluster.retry
+        self.encoder = cluster.encoder
+        self._himport_registry = cluster._himport_registry
+        self._lock = cluster._lock
+        self._event_dispatcher = cluster._event_dispatcher
+        self._policy_resolver: PolicyResolver = cluster._policy_resolver
+        self._command_flags_mapping = cluster._command_flags_mapping
+        self._policies_callback_mapping = cluster._policies_callback_mapping
+        self.parent_execute_command = cluster.execute_command
+        self._execution_strategy: AbstractStrategy = (
+            TransactionStrategy(self) if transaction else PipelineStrategy(self)
+        )
+
+    @property
+    def command_stack(self) -> list[PipelineCommand]:
+        """The commands so far, as redis-py's PipelineCommand objects."""
+        return self._execution_strategy.command_queue
+
+
+class PipelineStrategy(redis.cluster.PipelineStrategy):
+    """Commands of any slots, not atomic."""
+
+    def __init__(self, pipe: ClusterPipeline) -> None:
+        self._cluster = pipe.cluster_client
+        self._dispatcher = self._cluster._dispatcher
+        self._engine = self._cluster._engine
+        self._plans = self._dispatcher.plans
+        self._spread_reads = self._dispatcher.strategy is not None
+        super().__init__(pipe)
+        self.reset()
+
+    def reset(self) -> None:
+        """Empties the pipeline."""
+        self._batch = Batch(self._engine.encoding)
+        # One entry per command: its arguments and options.
+        self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        # What needs a look after the exchange: (index, plan, options) where a callback makes the value.
+        self._shaping: list[tuple[int, Plan, dict[str, Any]]] = []
+        # Nodes of the commands that are not routed by a slot, and of reads for replicas.
+        self._pinned: dict[int, Endpoint] = {}
+        # False at the index of a command whose reply stays bytes; None as long as there is none.
+        self._decode: list[bool] | None = None
+
+    @property
+    def command_queue(self) -> list[PipelineCommand]:
+        return [PipelineCommand(args, options, i) for i, (args, options) in enumerate(self._calls)]
+
+    @property
+    def _command_queue(self) -> list[PipelineCommand]:
+        return self.command_queue
+
+    @_command_queue.setter
+    def _command_queue(self, queue: list[PipelineCommand]) -> None:
+        # redis-py's __init__ sets an empty list.
+        pass
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Encodes one command; the pipeline again, for chaining."""
+        plan = self._plans.get(args[0])
+        if plan is None or not plan.first_key or "target_nodes" in options or self._spread_reads:
+            return self._add_routed(args, options)
+        if len(args) <= plan.first_key:
+            return self._add_routed(args, options)
+        self._batch.add(args, plan.first_key)
+        return self._added(args, options, plan)
+
+    pipeline_execute_command = execute_command
+
+    def _added(self, args: tuple[Any, ...], options: dict[str, Any], plan: Plan) -> Any:
+        if plan.callback is not None:
+            self._shaping.append((len(self._calls), plan, options))
+        if NEVER_DECODE in options:
+            if self._decode is None:
+                self._decode = []
+            self._decode += [True] * (len(self._calls) - len(self._decode)) + [False]
+        self._calls.append((args, options))
+        return self._pipe
+
+    def _add_routed(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """A command that is not simply for the primary of its one key."""
+        plan = self._dispatcher.plan(args[0])
+        found = find(args)
+        if found is not None:
+            own = own_of(found[0], args)
+            if own is Own.REFUSED:
+                raise CommandRefusedError(found[0].refusal)
+        targets = options.pop("target_nodes", None)
+        index = len(self._calls)
+        slot = None
+        if targets is not None and not self._is_nodes_flag(targets):
+            nodes = list(self._parse_target_nodes(targets))
+            if len(nodes) > 1:
+                raise RedisClusterException(f"Too many targets for command {args}")
+            if not nodes:
+                raise RedisClusterException(f"No targets were found to execute {args} command on")
+            endpoint = self._endpoint_of(nodes[0])
+        else:
+            slot, endpoint = self._route(args, plan, targets)
+        self._batch.add(args, 0)
+        if slot is not None:
+            self._batch.set_slot(index, slot)
+        if endpoint is not None:
+            self._pinned[index] = endpoint
+        return self._added(args, options, plan)
+
+    def _route(self, args: tuple[Any, ...], plan: Plan, flag: Any) -> tuple[int | None, Endpoint | None]:
+        """The slot of a command, or the node where it is not routed by a slot or a replica may answer it."""
+        cluster = self._cluster
+        if flag is None and plan.first_key and len(args) > plan.first_key:
+            slot = cluster.keyslot(args[plan.first_key])
+        else:
+            name = args[0].decode() if isinstance(args[0], bytes) else args[0]
+            policies = cluster._policy_resolver.resolve(name.lower())
+            if policies is None:
+                policies, found = cluster._policies_by_flag(args, name)
+                if flag is None and found is not None:
+                    return self._slot_or_replica(found, plan)
+            nodes = cluster._determine_nodes(
+                name, *args[1:], request_policy=policies.request_policy, nodes_flag=flag
+            )
+            if not nodes:
+                raise RedisClusterException(f"No targets were found to execute {args} command on")
+            if len(nodes) > 1:
+                raise RedisClusterException(f"Too many targets for command {args}")
+            return None, self._endpoint_of(nodes[0])
+        return self._slot_or_replica(slot, plan)
+
+    def _slot_or_replica(self, slot: int, plan: Plan) -> tuple[int, Endpoint | None]:
+        if self._spread_reads and plan.read:
+            return slot, self._cluster.nodes_manager.endpoint_for(slot, self._dispatcher.strategy)
+        return slot, None
+
+    def _endpoint_of(self, node: ClusterNode) -> Endpoint:
+        return self._cluster.nodes_manager.endpoint_of(Address(node.host, int(node.port)))
+
+    # -- execution ---------------------------------------------------------------------------------------------------
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Sends everything; values in the order of the calls."""
+        if not self._calls:
+            return []
+        try:
+            return self._execute(raise_on_error)
+        finally:
+            self.reset()
+
+    def send_cluster_commands(
+        self, stack: Any, raise_on_error: bool = True, allow_redirections: bool = True
+    ) -> list[Any]:
+        """Sends the commands of ``stack``, redis-py's PipelineCommand objects."""
+        if stack:
+            self.reset()
+            for command in stack:
+                self.execute_command(*command.args, **command.options)
+        return self._execute(raise_on_error, redirections=allow_redirections)
+
+    def _execute(self, raise_on_error: bool, redirections: bool = True) -> list[Any]:
+        batch, count = self._batch, len(self._calls)
+        if self._decode is not None:
+            self._decode += [True] * (count - len(self._decode))
+        results: list[Any] = [UNANSWERED] * count
+        parts, failures = self._parts(range(count), first=True)
+        _, more = self._dispatcher.run(batch, parts, self._decode, results=results)
+        failures.update(more)
+        troubled = [
+            i for i, reply in enumerate(results) if type(reply) in _TROUBLE or isinstance(reply, Exception)
+        ]
+        errors = self._settle(troubled, results, failures, redirections) if troubled else {}
+        for index, plan, options in self._shaping:
+            if index not in errors:
+                results[index] = self._dispatcher.value(plan, results[index], options)
+        if errors:
+            for index, error in errors.items():
+                results[index] = error
+            if raise_on_error:
+                first = min(errors)
+                self.annotate_exception(errors[first], first + 1, self._calls[first][0])
+                raise errors[first]
+        return results
+
+    def _parts(
+        self, indices: Any, *, first: bool
+    ) -> tuple[list[tuple[Endpoint, list[int]]], dict[int, Exception]]:
+        """Commands by endpoint, and those whose slot nobody serves."""
+        failures: dict[int, Exception] = {}
+        table = self._engine.table
+        parts: dict[Endpoint, list[int]] = {}
+        if first and not self._pinned:
+            # The whole batch: grouped without leaving compiled code.
+            groups = self._batch.by_shard(table)
+            for shard, members in groups.items():
+                if shard >= 0:
+                    parts[table.shards[shard][0]] = members
+            indices = groups.get(-1, ())
+        for index in indices:
+            endpoint = self._pinned.get(index) if first else None
+            if endpoint is None:
+                slot = self._batch.slot(index)
+                shard_nodes = table[slot] if slot >= 0 else None
+                if shard_nodes is None:
+                    failures[index] = SlotNotCoveredError(f'Slot "{slot}" not covered by the cluster.')
+                    continue
+                endpoint = shard_nodes[0]
+            parts.setdefault(endpoint, []).append(index)
+        return list(parts.items()), failures
+
+    def _settle(
+        self,
+        troubled: list[int],
+        results: list[Any],
+        failures: dict[int, Exception],
+        redirections: bool,
+    ) -> dict[int, Exception]:
+        """Sends again what was redirected or surely not executed; the exceptions of the rest, by index."""
+        errors: dict[int, Exception] = {}
+        nodes = self._cluster.nodes_manager
+        failed_times = redirected = 0
+        while troubled:
+            again: list[int] = []
+            ask: dict[Endpoint, list[int]] = {}
+            refresh = wait = moved = False
+            for index in troubled:
+                reply = results[index]
+                if type(reply) is Flawed:
+                    results[index] = exceptions_in(reply.reply)
+                elif isinstance(reply, Exception):
+                    errors[index] = reply
+                elif type(reply) is ServerError:
+                    host = self._host_of(index)
+                    step = after_error(reply.text, host, nodes.address_remap)
+                    if step.step is Step.GIVE_UP or not redirections or redirected >= REDIRECTS_MAX:
+                        gone = redirections and step.step is not Step.GIVE_UP
+                        errors[index] = ClusterError("TTL exhausted.") if gone else parse_error(reply.text)
+                        options = self._calls[index][1]
+                        if EMPTY_RESPONSE in options:
+                            del errors[index]
+                            results[index] = options[EMPTY_RESPONSE]
+                        continue
+                    if step.step is Step.GO:
+                        nodes.moved(step.slot, step.address)  # type: ignore[arg-type]
+                        moved = True
+                        again.append(index)
+                    elif step.step is Step.ASK:
+                        ask.setdefault(nodes.endpoint_of(step.address), []).append(index)  # type: ignore[arg-type]
+                    else:
+                        wait = wait or step.step is Step.WAIT
+                        refresh = refresh or step.step is Step.REFRESH
+                        again.append(index)
+                else:
+                    failure = failures[index]
+                    command = self._dispatcher.command_of(self._calls[index][0])
+                    step = after_failure(
+                        sent=getattr(failure, "sent", False),
+                        repeatable=command is not None and command.repeatable,
+                    )
+                    if step.step is Step.GIVE_UP or failed_times >= self._dispatcher.retry.get_retries():
+                        errors[index] = failed(failure, None) if isinstance(failure, LinkFailure) else failure
+                    else:
+                        refresh = True
+                        again.append(index)
+            if not again and not ask:
+                if failures and not refresh:
+                    self._refresh(0)
+                break
+            redirected += 1
+            if refresh:
+                failed_times += 1
+                if failed_times > self._dispatcher.retry.get_retries():
+                    for index in again:
+                        reply = results[index]
+                        errors[index] = (
+                            parse_error(reply.text) if type(reply) is ServerError else failures[index]
+                        )
+                    break
+                redirected = 0
+                self._refresh(failed_times)
+            elif wait:
+                time.sleep(TRYAGAIN_PAUSE * redirected)
+            elif moved:
+                self._dispatcher.moves += 1
+            for index in (*again, *(i for members in ask.values() for i in members)):
+                results[index] = UNANSWERED
+            parts, failures = self._parts(again, first=False)
+            _, more = self._dispatcher.run(self._batch, parts, self._decode, results=results)
+            failures.update(more)
+            if ask:
+                _, more = self._dispatcher.run(
+                    self._batch, list(ask.items()), self._decode, asking=True, results=results
+                )
+                failures.update(more)
+            pending = again + [i for members in ask.values() for i in members]
+            troubled = [
+                i for i in pending if type(results[i]) in _TROUBLE or isinstance(results[i], Exception)
+            ]
+        return errors
+
+    def _host_of(self, index: int) -> str:
+        endpoint = self._pinned.get(index)
+        if endpoint is None:
+            shard = self._engine.table[self._batch.slot(index)]
+            endpoint = shard[0] if shard else None
+        return endpoint.node.host if endpoint is not None else ""
+
+    def _refresh(self, failures: int) -> None:
+        if failures:
+            time.sleep(max(0.0, self._dispatcher.retry._backoff.compute(failures)))
+        try:
+            self._cluster.nodes_manager.initialize()
+        except (ConnectionError, RedisClusterException):
+            # The next try tells, with an exception of its own.
+            pass
+
+
+_TROUBLE = frozenset({ServerError, Flawed, type(UNANSWERED)})
+
+
+class TransactionStrategy(RedisTransactionStrategy):
+    """MULTI/EXEC on one slot, on a connection of its own, with WATCH."""
+
+    def _reinitialize_on_error(self, error: Exception, failure_count: int) -> None:
+        if isinstance(error, MovedError):
+            # redis-py leaves the slot where it was until a whole refresh.
+            self._nodes_manager.moved(
+                error.slot_id, resolve(error.host, error.port, "", self._nodes_manager.address_remap)
+            )
+        super()._reinitialize_on_error(error, failure_count)
