@@ -1,0 +1,30 @@
+"""The `slotwise` command.
+
+A command is one line of COMMANDS and one module beside this one, whose `app` is a
+``typer.Typer(add_completion=False)``. The module is imported when its command runs, so that
+``slotwise --help`` stays quick.
+
+Exit codes: 0 done; 1 failed, with one line on standard error; 2 wrong usage. A command's own
+codes are in its help. A module raises LocalError, redis.RedisError or OSError for what a user
+can do something about; `main` turns those into the one line.
+"""
+
+import sys
+
+#: Command -> (module, what --help says about it), in the order of the help page.
+COMMANDS = {
+    "local": ("slotwise.cli.local", "Start, show and end a cluster on this machine."),
+}
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    try:
+        from slotwise.cli._app import run
+
+        run()
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in {"typer", "rich"}:
+            raise
+        sys.exit(f"slotwise: the command line needs {library}: pip install 'slotwise[cli]'")

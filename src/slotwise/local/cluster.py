@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from slotwise.local.config import Value
 from slotwise.local.errors import LocalError, NotReadyError
 from slotwise.local.formation import form_cluster
-from slotwise.local.node import LocalNode
+from slotwise.local.node import LocalNode, Role
 from slotwise.local.servers import Servers
 from slotwise.local.slots import SlotMove
 from slotwise.local.view import read_view, what_is_missing
@@ -53,8 +53,10 @@ class LocalCluster(Servers):
     ) -> None:
         if primaries < 1 or replicas < 0:
             raise ValueError("a cluster has at least one primary, and no negative number of replicas")
+        roles: list[Role] = ["primary"] * primaries
+        roles += ["replica"] * (primaries * replicas)
         super().__init__(
-            ["primary"] * primaries + ["replica"] * (primaries * replicas),
+            roles,
             server=server,
             directory=directory,
             port=port,
@@ -70,7 +72,10 @@ class LocalCluster(Servers):
         """All nodes as redis-py takes them."""
         from redis.cluster import ClusterNode
 
-        return [ClusterNode(node.host, node.port) for node in self._started()]
+        return [
+            ClusterNode(node.host, node.port)  # type: ignore[no-untyped-call]
+            for node in self._started()
+        ]
 
     # -- who is what now -------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from redis.exceptions import ResponseError
 
@@ -19,7 +19,7 @@ _INTRODUCE_AGAIN = 2.0
 def slot_ranges(primaries: int) -> list[range]:
     """The 16,384 slots in as many contiguous parts, whose sizes differ by one at most."""
     edges = [round(SLOTS * part / primaries) for part in range(primaries + 1)]
-    return [range(first, last) for first, last in zip(edges, edges[1:], strict=False)]
+    return [range(first, last) for first, last in pairwise(edges)]
 
 
 def form_cluster(nodes: Sequence[LocalNode], primaries: int, deadline: float) -> None:

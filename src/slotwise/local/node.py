@@ -9,6 +9,8 @@ from slotwise.local.wire import Argument, Wire
 
 HOST = "127.0.0.1"
 
+Role = Literal["primary", "replica", "standalone"]
+
 
 @dataclass(eq=False)
 class LocalNode:
@@ -18,7 +20,7 @@ class LocalNode:
     index: int
     port: int
     #: What it started as; its role may have changed by failover since.
-    role: Literal["primary", "replica", "standalone"]
+    role: Role
     #: Where its configuration, its log and its nodes.conf lie.
     folder: Path
     password: str | None = field(default=None, repr=False)

@@ -7,14 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from redis.exceptions import ResponseError
 
 from slotwise.local.binary import ServerBinary, find_server
 from slotwise.local.config import Value, write_config
 from slotwise.local.errors import LocalError, ServerStartError
-from slotwise.local.node import LocalNode, parse_info
+from slotwise.local.node import LocalNode, Role, parse_info
 from slotwise.local.ports import free_ports, is_free
 from slotwise.local.supervisor import Supervisor
 
@@ -42,7 +42,7 @@ class Servers:
 
     def __init__(
         self,
-        roles: Sequence[Literal["primary", "replica", "standalone"]],
+        roles: Sequence[Role],
         *,
         server: str | Path | Sequence[str] | None,
         directory: str | Path | None,
@@ -64,7 +64,7 @@ class Servers:
 
     @property
     def server_name(self) -> str:
-        """"redis" or "valkey"."""
+        """Either "redis" or "valkey"."""
         return self.binary.name
 
     @property
@@ -122,16 +122,20 @@ class Servers:
     ) -> None:
         self.stop()
 
-    def detach(self) -> int:
-        """Let the servers live on after this process; `stop` does nothing from then on.
+    @property
+    def watchdog(self) -> int:
+        """The id of the process that owns the servers; SIGTERM makes it end them."""
+        return self._require_supervisor().pid
 
-        Returns the process id to send SIGTERM to: that ends them and removes their folder.
+    def detach(self) -> None:
+        """Let the servers live on after this process; this object knows them no more then.
+
+        From then on a SIGTERM to `watchdog` ends them and removes their folder.
         """
-        supervisor = self._require_supervisor()
-        supervisor.detach()
+        self._require_supervisor().detach()
         self._supervisor = None
         self.folder = None
-        return supervisor.pid
+        self.nodes = []
 
     # -- faults ----------------------------------------------------------------------------
 

@@ -30,9 +30,10 @@ class Supervisor:
         self._asked = 0
         self._pids: set[int] = set()
         self._creator = os.getpid()
+        program = str(Path(__file__).with_name("watchdog.py"))
         self._process = subprocess.Popen(
             # -I and -S: no site-packages, which would cost more time than all the rest.
-            [sys.executable, "-I", "-S", str(Path(__file__).with_name("watchdog.py")), str(folder), str(os.getpid())],
+            [sys.executable, "-I", "-S", program, str(folder), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,

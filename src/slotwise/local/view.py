@@ -70,8 +70,8 @@ def what_is_missing(nodes: Sequence[LocalNode]) -> str:
         view = parse_nodes(listed)
         if unknown := ids - view.keys():
             return f"node {node.port} does not know {len(unknown)} of {len(nodes)} nodes"
-        if unusable := [member for member in view.values() if member.id in ids and not member.usable]:
-            return f"node {node.port} has no link to {len(unusable)} of {len(nodes)} nodes"
+        if unusable := [str(other.port) for other in nodes if not view[other.id].usable]:
+            return f"node {node.port} has no link to {', '.join(unusable)}"
         if parse_info(state)["cluster_state"] != "ok":
             return f"node {node.port} finds the cluster's state not ok"
         link = parse_info(replication)

@@ -17,6 +17,7 @@ Requests and their answers (each also carries a "number", which its answer repea
     {"do": "detach"}                                 {}, and from then on only SIGTERM ends it
 """
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -77,9 +78,10 @@ def serve(servers: "Servers", caller: int) -> str:
             answer["number"] = request["number"]
             os.write(1, json.dumps(answer).encode() + b"\n")
             if request["do"] == "detach":
+                # Whoever reads the caller's output to its end must not wait for us.
                 null = os.open(os.devnull, os.O_RDWR)
-                os.dup2(null, 0)
-                os.dup2(null, 1)
+                for stream in (0, 1, 2):
+                    os.dup2(null, stream)
                 return "detached"
 
 
@@ -117,12 +119,10 @@ class Servers:
 
     def kill(self, pid: int) -> None:
         process = self.running.pop(pid)
-        try:
-            # The group, because a child writing a snapshot outlives its server. Ours alone to
-            # signal, as the leader is not reaped before the wait below.
+        # No group is left when "ended" has reaped the server; macOS refuses to signal zombies.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            # The group, because a child writing a snapshot outlives its server.
             os.killpg(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # reaped by "ended"; macOS says "permission" of a group of zombies
         process.wait()
 
     def kill_all(self) -> None:
