@@ -22,12 +22,12 @@ from redis.connection import parse_url
 from redis.event import EventDispatcher
 from redis.himport import HImportRegistry
 from redis.maint_notifications import MaintNotificationsConfig
+from redis.observability import recorder
 from redis.retry import Retry
 from redis.utils import check_protocol_version
 
 from slotwise._link import Flawed, LinkFailure, Reentered, ServerError
 from slotwise._slots import SLOTS, key_slot
-from slotwise.commands import find
 from slotwise.errors import (
     ClosedClientError,
     DataError,
@@ -38,7 +38,7 @@ from slotwise.errors import (
 from slotwise.routing.plan import keys_in
 from slotwise.routing.topology import Address
 from slotwise.sync.caching import ReplyCache
-from slotwise.sync.dispatch import CLOSED, UNANSWERED, Dispatcher, exceptions_in
+from slotwise.sync.dispatch import CLOSED, Dispatcher, exceptions_in
 from slotwise.sync.distribution import Distribution, measure
 from slotwise.sync.nodes import NodesManager
 
@@ -279,7 +279,13 @@ class RedisCluster(Routing, redis.RedisCluster):
             plan = self._plans.get(args[0])
         except (IndexError, TypeError):
             raise DataError("A command needs a name: pass it as the first argument, e.g. 'GET'.") from None
-        if plan is None or not plan.first_key or not self._straight or "target_nodes" in options:
+        if (
+            plan is None
+            or not plan.first_key
+            or not self._straight
+            or "target_nodes" in options
+            or recorder._metrics_collector is not None
+        ):
             return self._execute_routed(args, options)
         try:
             reply = self._engine.keyed(args, plan.first_key, _NEVER_DECODE not in options)
@@ -310,8 +316,6 @@ class RedisCluster(Routing, redis.RedisCluster):
 
     def _execute_routed(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """A call that is not for the primary of one key: other nodes, several, several keys, or a cached reply."""
-        if self.nodes_manager.closed:
-            raise ClosedClientError(CLOSED)
         targets = options.pop("target_nodes", None)
         plan = self._dispatcher.plan(args[0])
         if plan.first_key and targets is None and len(args) > plan.first_key:
@@ -329,6 +333,8 @@ class RedisCluster(Routing, redis.RedisCluster):
             nodes = self._determine_nodes(
                 name, *args[1:], request_policy=policies.request_policy, nodes_flag=flag
             )
+        if nodes == [None]:
+            raise ClosedClientError(CLOSED)
         if not nodes:
             raise RedisClusterException(f"No targets were found to execute {name} command on")
         response = policies.response_policy if policies is not None else CommandPolicies().response_policy
@@ -410,8 +416,6 @@ class RedisCluster(Routing, redis.RedisCluster):
 
         if shard_hint:
             raise RedisClusterException("shard_hint is deprecated in cluster mode")
-        if self.nodes_manager.closed:
-            raise ClosedClientError(CLOSED)
         return ClusterPipeline(self, transaction=transaction)
 
     def monitor(self, target_node: ClusterNode | None = None) -> Monitor:
@@ -440,7 +444,11 @@ class RedisCluster(Routing, redis.RedisCluster):
         return self
 
     def close(self) -> None:
-        """Closes every connection. A closed client refuses commands until it is entered again."""
+        """Closes every connection; calls under way on other threads end with ClosedClientError.
+
+        As in redis-py, a later command to a key or a named node opens a connection again, and one for the default node
+        is refused until the client is entered again.
+        """
         manager = getattr(self, "nodes_manager", None)
         if manager is not None:
             manager.close()

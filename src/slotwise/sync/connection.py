@@ -105,6 +105,12 @@ class NodePool(BlockingConnectionPool):
         else:
             self._lanes.append(link)
 
+    def make_connection(self) -> Any:
+        """A new redis-py connection. Never one that reads replies from a cache: the shared links keep that."""
+        connection = self.connection_class(**self.connection_kwargs)
+        self._connections.append(connection)
+        return connection
+
     def _release(self, link: Link) -> None:
         link.close()
         self.release(link.connection)

@@ -9,6 +9,7 @@ from typing import Any
 
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE, CaseInsensitiveDict
 from redis.cluster import ClusterNode, LoadBalancingStrategy
+from redis.observability import recorder
 from redis.retry import Retry
 
 from slotwise._encoder import Batch
@@ -111,6 +112,18 @@ class Dispatcher:
             return lambda reply, **options: second(first(reply, **options), **options)
         return first or second
 
+    def record(self, name: Any, started: float, endpoint: Endpoint | None, error: Exception | None = None) -> None:
+        """Tells redis-py's metrics of one command to one node, where the user turned them on."""
+        if recorder._metrics_collector is not None:
+            recorder.record_operation_duration(
+                command_name=str(name),
+                duration_seconds=time.monotonic() - started,
+                server_address=endpoint.node.host if endpoint is not None else "unknown",
+                server_port=endpoint.node.port if endpoint is not None else 0,
+                db_namespace="0",
+                error=error,
+            )
+
     # -- one call on the shared link of one node ---------------------------------------------------------------------
 
     def value(self, plan: Plan, reply: Any, options: dict[str, Any]) -> Any:
@@ -135,6 +148,7 @@ class Dispatcher:
 
         ``reply`` or ``failure`` is what the first try got, when the fast path made it.
         """
+        started = time.monotonic()
         decode = NEVER_DECODE not in options
         command = plan.command
         if command is None or not plan.first_key:
@@ -163,13 +177,16 @@ class Dispatcher:
                     failure = error
             if failure is not None:
                 failures += 1
+                self.record(args[0], started, target, failure)
                 self._after_failure(failure, target, repeatable, failures, pinned)
                 failure = None
                 if not pinned:
                     target = None
                 continue
             if type(reply) is not ServerError:
+                self.record(args[0], started, target)
                 return exceptions_in(reply.reply) if type(reply) is Flawed else reply
+            self.record(args[0], started, target, parse_error(reply.text))
             host = target.node.host if target is not None else self._host_of(slot)
             step = after_error(reply.text, host, self.nodes.address_remap)
             if step.step is Step.GIVE_UP or redirects >= REDIRECTS_MAX:
@@ -284,6 +301,7 @@ class Dispatcher:
     ) -> dict[str, Any]:
         """The same call on every node, all at once; node name to value, or the first exception raised."""
         decode = NEVER_DECODE not in options
+        started = time.monotonic()
         batch = Batch(self.engine.encoding)
         endpoints = [self.nodes.endpoint_of(Address(node.host, int(node.port))) for node in nodes]
         for _ in nodes:
@@ -296,8 +314,10 @@ class Dispatcher:
             if failure is not None or type(reply) is ServerError:
                 first = {"failure": failure} if failure is not None else {"reply": reply}
                 reply = self.call(args, options, plan, endpoint=endpoints[index], **first)
-            elif type(reply) is Flawed:
-                reply = exceptions_in(reply.reply)
+            else:
+                self.record(args[0], started, endpoints[index])
+                if type(reply) is Flawed:
+                    reply = exceptions_in(reply.reply)
             values[node.name] = self.value(plan, reply, dict(options))
         return values
 

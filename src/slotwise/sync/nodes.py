@@ -162,6 +162,8 @@ class NodesManager(redis.cluster.NodesManager):
         return self._open(endpoint) if link is None or link.retired else link
 
     def _open(self, endpoint: Endpoint) -> Link:
+        # A call after close() opens the client again, as it does in redis-py.
+        self.closed = False
         return self.pool_of(endpoint.node).shared(endpoint)
 
     def client_of(self, node: ClusterNode) -> redis.Redis:
@@ -207,6 +209,7 @@ class NodesManager(redis.cluster.NodesManager):
             on_shared=_track if self._cache is not None else None,
             **kwargs,
         )
+        pool.cache = self._cache
         self._event_dispatcher.dispatch(
             AfterPooledConnectionsInstantiationEvent([pool], ClientType.SYNC, self._credential_provider)
         )
@@ -413,6 +416,7 @@ class NodesManager(redis.cluster.NodesManager):
         """Closes every connection of every node."""
         self.closed = True
         with self._lock:
+            self.default_node = None
             pools = list(self._pools.values())
         for pool in pools:
             pool.disconnect()

@@ -15,6 +15,7 @@ import redis.cluster
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.cluster import AbstractStrategy, ClusterNode, PipelineCommand
 from redis.cluster import TransactionStrategy as RedisTransactionStrategy
+from redis.observability import recorder
 
 from slotwise._encoder import Batch
 from slotwise._link import Endpoint, Flawed, LinkFailure, ServerError
@@ -215,9 +216,16 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         if self._decode is not None:
             self._decode += [True] * (count - len(self._decode))
         results: list[Any] = [UNANSWERED] * count
+        started = time.monotonic()
         parts, failures = self._parts(range(count), first=True)
         _, more = self._dispatcher.run(batch, parts, self._decode, results=results)
         failures.update(more)
+        if recorder._metrics_collector is not None:
+            for endpoint, members in parts:
+                wrong = next((results[i] for i in members if type(results[i]) is ServerError), None)
+                failure = next((more[i] for i in members if i in more), None)
+                error = failure or (parse_error(wrong.text) if wrong is not None else None)
+                self._dispatcher.record("PIPELINE", started, endpoint, error)
         troubled = [
             i for i, reply in enumerate(results) if type(reply) in _TROUBLE or isinstance(reply, Exception)
         ]
