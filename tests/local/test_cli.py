@@ -128,16 +128,6 @@ def test_after_a_killed_watchdog(slotwise: Run) -> None:
     assert not dead.folder.exists()
 
 
-def test_ended_servers_confirm_their_process_before_they_are_killed(slotwise: Run) -> None:
-    answer(slotwise("local", "up", "--json", "--primaries", "1", "--replicas", "0"))
-    cluster = state_of()
-    pid = cluster.nodes[0].pid
-    cluster.nodes[0].pid = os.getpid()  # as if the number had been given to somebody else
-    cluster._end_orphans()
-    cluster.nodes[0].pid = pid
-    assert cluster.nodes[0].call("PING") == "PONG"
-
-
 def test_wrong_usage_is_code_2(slotwise: Run) -> None:
     assert slotwise("local", "up", "--primaries", "0").returncode == 2
     assert slotwise("nonsense").returncode == 2

@@ -14,17 +14,16 @@ from typing import Any
 
 import pytest
 
-from slotwise.local import LocalCluster, LocalError, ServerBinary, StandaloneServer
+from slotwise.local import LocalError, ServerBinary, StandaloneServer
 from tests.local.processes import is_alive, none_alive, wait_until
 
-# Starts a cluster, tells what there is of it, does what is filled in, and waits.
+# Starts servers, does what is filled in, tells what there is of them, and goes on as filled in.
 PROGRAM = """
 import json, os, sys, time
-from slotwise.local import LocalCluster
-cluster = LocalCluster(1, 1, server=json.loads(sys.argv[1])).start()
+from slotwise.local import LocalCluster, StandaloneServer
+servers = {servers}(server=json.loads(sys.argv[1])).start()
 {then}
-pids = [node.pid for node in cluster.nodes]
-print(json.dumps(dict(pids=pids, folder=str(cluster.folder), watchdog=cluster.watchdog)), flush=True)
+print(json.dumps(dict(pids=[node.pid for node in servers.nodes], folder=str(servers.folder))), flush=True)
 {finally_}
 """
 WAIT = "time.sleep(60)"
@@ -32,9 +31,9 @@ WAIT = "time.sleep(60)"
 
 @contextmanager
 def program(
-    server: ServerBinary, then: str = "", finally_: str = WAIT
+    server: ServerBinary, then: str = "", finally_: str = WAIT, servers: str = "StandaloneServer"
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    text = PROGRAM.format(then=then, finally_=finally_)
+    text = PROGRAM.format(servers=servers, then=then, finally_=finally_)
     with subprocess.Popen(
         [sys.executable, "-c", text, json.dumps(server.command)], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -64,15 +63,15 @@ def test_a_program_that_never_calls_stop(server: ServerBinary) -> None:
 
 
 def test_a_program_killed_while_a_node_is_paused_and_one_killed(server: ServerBinary) -> None:
-    then = "cluster.pause(cluster.nodes[0]); cluster.kill(cluster.nodes[1])"
-    with program(server, then) as (process, facts):
+    then = "servers.pause(servers.nodes[0]); servers.kill(servers.nodes[1])"
+    with program(server, then, servers="LocalCluster") as (process, facts):
         process.kill()
         wait_until(lambda: is_gone(facts))
 
 
 def test_a_killed_program_whose_child_lives_on(server: ServerBinary) -> None:
     # The child has a copy of the pipe that the watchdog listens to; its stop() must do nothing.
-    then = "child = os.fork()\nif not child: cluster.stop(); time.sleep(60); os._exit(0)"
+    then = "child = os.fork()\nif not child: servers.stop(); time.sleep(60); os._exit(0)"
     with program(server, then, f"print(child, flush=True); {WAIT}") as (process, facts):
         assert process.stdout is not None
         child = int(process.stdout.readline())
@@ -87,13 +86,12 @@ def test_a_killed_program_whose_child_lives_on(server: ServerBinary) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the parent-death signal")
 def test_a_killed_watchdog_takes_the_servers_along(server: ServerBinary) -> None:
-    cluster = LocalCluster(1, 1, server=server.command)
-    with cluster:
-        pids, folder = [node.pid for node in cluster.nodes], cluster.folder
-        os.kill(cluster.watchdog, signal.SIGKILL)
-        wait_until(lambda: none_alive(pids))
+    with StandaloneServer(server=server.command) as standalone:
+        pid, folder = standalone.node.pid, standalone.folder
+        os.kill(standalone.watchdog, signal.SIGKILL)
+        wait_until(lambda: not is_alive(pid))
         with pytest.raises(LocalError, match="watchdog process is gone"):
-            cluster.kill(cluster.nodes[0])
+            standalone.kill(standalone.node)
     assert folder is not None
     assert not folder.exists()
 

@@ -31,6 +31,13 @@ def test_restart_keeps_the_port(server: ServerBinary) -> None:
         assert standalone.node.call("PING") == "PONG"
 
 
+def test_can_be_started_again(server: ServerBinary) -> None:
+    standalone = StandaloneServer(server=server.command)
+    for _ in range(2):
+        with standalone:
+            assert standalone.node.call("SET", "k", "v") == "OK"
+
+
 def test_not_started() -> None:
     standalone = StandaloneServer()
     for ask in (lambda: standalone.node, lambda: standalone.url, lambda: standalone.watchdog):

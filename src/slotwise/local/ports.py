@@ -17,6 +17,8 @@ _random = random.SystemRandom()
 def is_free(port: int) -> bool:
     """Whether a server could listen on this port of 127.0.0.1 just now."""
     with socket.socket() as probe:
+        # As the servers do: what is left of closed connections does not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:

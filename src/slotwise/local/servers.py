@@ -140,19 +140,30 @@ class Servers:
     # -- faults ----------------------------------------------------------------------------
 
     def kill(self, node: LocalNode) -> None:
-        """End a node as a crash does (SIGKILL); returns when the process is gone."""
-        self._require_supervisor().kill(node.pid)
-        node.state = "stopped"
+        """End a node as a crash does (SIGKILL); returns when the process is gone.
+
+        Does nothing when it was killed before.
+        """
+        supervisor = self._require_supervisor()
+        if node.state != "stopped":
+            supervisor.kill(node.pid)
+            node.state = "stopped"
 
     def pause(self, node: LocalNode) -> None:
         """Freeze a node (SIGSTOP): its connections stay open and silent."""
-        self._require_supervisor().signal(node.pid, signal.SIGSTOP)
+        self._signal(node, signal.SIGSTOP)
         node.state = "paused"
 
     def resume(self, node: LocalNode) -> None:
         """Let a paused node go on (SIGCONT)."""
-        self._require_supervisor().signal(node.pid, signal.SIGCONT)
+        self._signal(node, signal.SIGCONT)
         node.state = "running"
+
+    def _signal(self, node: LocalNode, number: signal.Signals) -> None:
+        supervisor = self._require_supervisor()
+        if node.state == "stopped":
+            raise LocalError(f"node {node.port} is stopped; restart it first")
+        supervisor.signal(node.pid, number)
 
     def restart(self, node: LocalNode) -> None:
         """Start a node again on its port, killing it first if need be; returns when it answers.
@@ -160,8 +171,7 @@ class Servers:
         A cluster node keeps its identity (its nodes.conf); all data is gone unless a replica
         or a `config` that saves has it.
         """
-        if node.state != "stopped":
-            self.kill(node)
+        self.kill(node)
         self._launch(node)
         self._await_answer(node, False)
 

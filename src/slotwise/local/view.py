@@ -20,6 +20,8 @@ class Member:
     primary_id: str
     linked: bool
     slots: frozenset[int]
+    #: Slots it is sending away or taking in; a node tells this of itself only.
+    open_slots: frozenset[int]
 
     @property
     def usable(self) -> bool:
@@ -36,8 +38,9 @@ def parse_nodes(text: str) -> dict[str, Member]:
             frozenset(flags.split(",")),
             "" if primary == "-" else primary,
             link == "connected",
-            # "[93->-id]" is a slot on its way; its owner lists it as its own, too.
             frozenset(slot for text in ranges if text[0] != "[" for slot in _range(text)),
+            # "[93->-id]" is on its way to that node, "[93-<-id]" comes from there.
+            frozenset(int(text[1:].partition("-")[0]) for text in ranges if text[0] == "["),
         )
     return members
 
@@ -57,6 +60,8 @@ def what_is_missing(nodes: Sequence[LocalNode]) -> str:
     Ready: each of them finds the cluster's state ok, all see the same roles and owners, each
     slot is owned by one of them, and every replica among them is linked to its primary.
     """
+    if not nodes:
+        return "no node is running"
     agreed: dict[str, Member] | None = None
     ids = {node.id for node in nodes}
     for node in nodes:
