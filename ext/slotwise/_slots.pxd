@@ -12,6 +12,11 @@ cdef extern from "_crc16.h" nogil:
     int slotwise_key_slot(const char *p, size_t n)
 
 
+cdef enum:
+    # The greatest index that `owner` can hold; a cluster has at most 16,384 shards.
+    NO_SHARD = 0xFFFF
+
+
 cdef class SlotTable:
     # Index into `shards` of the shard that serves each slot; NO_SHARD where nobody does.
     cdef uint16_t owner[16384]
@@ -20,5 +25,5 @@ cdef class SlotTable:
     # Slots with an owner.
     cdef readonly int covered
 
-    # The shard of a slot as a borrowed look-up: None where no shard serves it.
+    # The shard that serves a slot, or None. The slot is the caller's to check.
     cdef object shard(self, int slot)

@@ -3,8 +3,9 @@
 The slot of a key is CRC16/XMODEM modulo 16,384 over the key or its hash tag (Redis Cluster specification).
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_Check
 from libc.string cimport memcpy
 
@@ -13,10 +14,6 @@ from redis.exceptions import DataError
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
-# The greatest index that `owner` can hold; a cluster has at most 16,384 shards.
-cdef enum:
-    NO_SHARD = 0xFFFF
-
 SLOTS = SLOTWISE_SLOTS
 
 
@@ -24,33 +21,18 @@ cdef int _slot(object key) except -1:
     """Slot of one key of any type that redis-py accepts as one."""
     cdef const char* p
     cdef Py_ssize_t n
-    cdef Py_buffer view
-    cdef int slot
-    if type(key) is bytes:
+    if PyBytes_Check(key):
         return slotwise_key_slot(PyBytes_AS_STRING(key), <size_t>PyBytes_GET_SIZE(key))
     if PyUnicode_Check(key):
         p = PyUnicode_AsUTF8AndSize(key, &n)
         return slotwise_key_slot(p, <size_t>n)
-    if isinstance(key, bool) or key is None:
-        raise _not_a_key(key)
-    if isinstance(key, (int, float)):
-        # The digits that redis-py sends for a number.
-        text = repr(key)
-        p = PyUnicode_AsUTF8AndSize(text, &n)
-        return slotwise_key_slot(p, <size_t>n)
-    if isinstance(key, memoryview) and not key.contiguous:
-        key = key.tobytes()
-    try:
-        PyObject_GetBuffer(key, &view, PyBUF_SIMPLE)
-    except TypeError:
-        raise _not_a_key(key) from None
-    slot = slotwise_key_slot(<const char*>view.buf, <size_t>view.len)
-    PyBuffer_Release(&view)
-    return slot
-
-
-def _not_a_key(key):
-    return DataError(
+    if isinstance(key, (int, float)) and not isinstance(key, bool):
+        # What redis-py sends for a number.
+        return _slot(repr(key))
+    if isinstance(key, (bytearray, memoryview)):
+        # The items in their order, wherever they lie in memory.
+        return _slot(bytes(key))
+    raise DataError(
         f"Invalid input of type: '{type(key).__name__}'. "
         "Convert to a bytes, string, int or float first."
     )
@@ -59,8 +41,8 @@ def _not_a_key(key):
 def key_slot(key):
     """Slot of ``key``, 0 to 16383.
 
-    Text is hashed as UTF-8, numbers as their ``repr``, any contiguous buffer as its bytes.
-    Raises ``redis.DataError`` for a type that cannot be a key. (``CLUSTER KEYSLOT``)
+    A key is bytes, text (hashed as UTF-8), an int or float (as its ``repr``), a bytearray or a memoryview.
+    Raises ``redis.DataError`` for any other type, ``UnicodeEncodeError`` for text that UTF-8 cannot hold.
     """
     return _slot(key)
 
@@ -72,22 +54,27 @@ def key_slots(keys):
     """
     import numpy
 
-    cdef list batch = keys if type(keys) is list else list(keys)
-    cdef Py_ssize_t i, n = len(batch)
-    slots = numpy.empty(n, dtype=numpy.uint16)
-    if n == 0:
-        return slots
-    cdef uint16_t[::1] out = slots
-    for i in range(n):
-        out[i] = <uint16_t>_slot(batch[i])
+    # A tuple: the repr of a number's subclass may change the list that the caller gave.
+    cdef tuple batch = tuple(keys)
+    cdef Py_ssize_t i
+    cdef Py_buffer view
+    slots = numpy.empty(len(batch), dtype=numpy.uint16)
+    PyObject_GetBuffer(slots, &view, PyBUF_WRITABLE)
+    try:
+        for i in range(len(batch)):
+            (<uint16_t*>view.buf)[i] = <uint16_t>_slot(batch[i])
+    finally:
+        PyBuffer_Release(&view)
     return slots
 
 
+@cython.final
 cdef class SlotTable:
     """Which shard serves each of the 16,384 slots: frozen, swapped as a whole.
 
     ``ranges`` yields ``(first_slot, last_slot, shard_index)``, both slots included; ``shards`` is the
-    tuple that the indices point into. Where ranges overlap the last one wins.
+    tuple that the indices point into. Where ranges overlap the last one wins. Raises ``ValueError``
+    for a range outside of 0-16383 and for an index without a shard.
     """
 
     def __cinit__(self, ranges=(), shards=()):
@@ -127,11 +114,15 @@ cdef class SlotTable:
         return None if self.owner[slot] == NO_SHARD else self.owner[slot]
 
     def with_slot(self, int slot, int index, shards=None):
-        """A copy in which shard ``index`` serves ``slot``; ``shards`` replaces the tuple of shards."""
-        cdef SlotTable copy = SlotTable.__new__(SlotTable)
-        copy.shards = self.shards if shards is None else tuple(shards)
+        """A copy in which shard ``index`` serves ``slot``.
+
+        ``shards`` replaces the tuple of shards; it cannot be shorter.
+        """
         if not 0 <= slot < SLOTWISE_SLOTS:
             raise IndexError(f"slot {slot} is not within 0-{SLOTWISE_SLOTS - 1}")
+        cdef SlotTable copy = SlotTable((), self.shards if shards is None else shards)
+        if len(copy.shards) < len(self.shards):
+            raise ValueError(f"{len(copy.shards)} shards in place of {len(self.shards)} leave slots without")
         if not 0 <= index < len(copy.shards):
             raise ValueError(f"shard {index} of {len(copy.shards)} does not exist")
         memcpy(copy.owner, self.owner, sizeof(self.owner))
