@@ -35,7 +35,8 @@ CHECKED = BUILD in ("debug", "asan")
 MODULES = {
     "_slots": ["_crc16.h", "_slots.pxd"],
     "_encoder": ["_crc16.h", "_encoder.pxd", "_slots.pxd"],
-    "_link": ["_encoder.pxd", "_link.pxd", "_slots.pxd"],
+    "_link": ["_net.h", "_crc16.h", "_encoder.pxd", "_link.pxd", "_slots.pxd"],
+    "_calls": ["_calls.pxd", "_encoder.pxd", "_link.pxd", "_slots.pxd"],
 }
 
 setup(

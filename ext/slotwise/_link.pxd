@@ -117,3 +117,15 @@ cdef class Endpoint:
     cdef readonly object opener
 
     cdef Link open(self)
+
+
+cdef class Flawed:
+    """A reply with an error inside, such as a script's table: the caller's thread makes exceptions of them."""
+    cdef readonly object reply
+
+
+cdef class Engine:
+    cdef public SlotTable table
+    cdef readonly object encoding
+
+    cpdef keyed(self, tuple call, Py_ssize_t first_key, bint decode=*)

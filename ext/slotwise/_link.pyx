@@ -576,7 +576,6 @@ cdef object send_and_wait(Link link, Name name, Arg *args, Py_ssize_t n, Py_ssiz
 @cython.final
 cdef class Flawed:
     """A reply with an error inside, such as a script's table: the caller's thread makes exceptions of them."""
-    cdef readonly object reply
 
     def __cinit__(self, reply):
         self.reply = reply
@@ -607,18 +606,15 @@ cdef class Engine:
     ``encoding`` is None for text arguments in strict UTF-8, else ``(encoding, errors)``.
     """
 
-    cdef public SlotTable table
-    cdef readonly object encoding
-
     def __cinit__(self, SlotTable table, encoding=None):
         self.table = table
         self.encoding = encoding
 
-    def keyed(self, tuple call, Py_ssize_t first_key, bint decode=True):
+    cpdef keyed(self, tuple call, Py_ssize_t first_key, bint decode=True):
         """Sends ``call`` to the primary of its key, ``call[first_key]``.
 
-        Returns the parser's reply (a :class:`ServerError` for an error reply, a :class:`Flawed` for one with errors
-        inside), or None in place of a node: raises KeyError with the slot that nobody serves.
+        Returns the parser's reply: a :class:`ServerError` for an error reply, a :class:`Flawed` for one with errors
+        inside. Raises KeyError with the slot that nobody serves, and what :meth:`Link.execute` raises.
         """
         cdef Arg stack[STACK_ARGS]
         cdef Arg *args = stack

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.cluster
@@ -17,6 +17,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.cache import CacheConfig, CacheInterface
 from redis.client import CaseInsensitiveDict, Monitor
 from redis.cluster import SLOT_ID, ClusterNode, LoadBalancingStrategy
+from redis.commands.helpers import list_or_args
 from redis.commands.policies import PolicyResolver, StaticPolicyResolver
 from redis.connection import parse_url
 from redis.event import EventDispatcher
@@ -26,6 +27,7 @@ from redis.observability import recorder
 from redis.retry import Retry
 from redis.utils import check_protocol_version
 
+from slotwise._calls import ClientCalls
 from slotwise._link import Flawed, LinkFailure, Reentered, ServerError
 from slotwise._slots import SLOTS, key_slot
 from slotwise.errors import (
@@ -42,8 +44,9 @@ from slotwise.sync.dispatch import CLOSED, Dispatcher, exceptions_in
 from slotwise.sync.distribution import Distribution, measure
 from slotwise.sync.nodes import NodesManager
 
-_Funnel = redis.RedisCluster.execute_command
-_NODE_FUNNEL = redis.RedisCluster._execute_command
+if TYPE_CHECKING:
+    from slotwise.sync.pipeline import PipelineStrategy
+
 _NEVER_DECODE = "NEVER_DECODE"
 
 
@@ -87,7 +90,7 @@ class Routing:
         return slot
 
 
-class RedisCluster(Routing, redis.RedisCluster):
+class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
     """A cluster client for threads, imported in place of redis-py's ``RedisCluster``.
 
     Takes every keyword of redis-py 8.1's class, gives the same values and raises the same exceptions. What differs:
@@ -258,11 +261,12 @@ class RedisCluster(Routing, redis.RedisCluster):
         self._plans = self._dispatcher.plans
         # What can go by the short way: nobody wants to see the calls to single nodes, every reply comes from the
         # primary, and nothing is remembered.
-        self._straight = (
+        straight = (
             type(self)._execute_command is RedisCluster._execute_command
             and load_balancing_strategy is None
             and self._reply_cache is None
         )
+        self._open_calls(self._engine, straight)
 
     @property
     def commands_parser(self) -> CommandsParser:
@@ -313,6 +317,15 @@ class RedisCluster(Routing, redis.RedisCluster):
         if isinstance(error, KeyError):
             error = SlotNotCoveredError(f'Slot "{slot}" not covered by the cluster.')
         return self._dispatcher.call(args, options, plan, slot=slot, failure=error)
+
+    def _rescue(self, call: tuple[Any, ...], outcome: Any) -> Any:
+        """What a short way got in place of a value: goes on where it stopped. A key is the call's first argument."""
+        plan = self._dispatcher.plan(call[0])
+        if isinstance(outcome, Exception):
+            return self._recover(call, {}, plan, outcome)
+        if type(outcome) is Flawed:
+            return exceptions_in(outcome.reply)
+        return self._dispatcher.call(call, {}, plan, slot=self.keyslot(call[1]), reply=outcome)
 
     def _execute_routed(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """A call that is not for the primary of one key: other nodes, several, several keys, or a cached reply."""
@@ -402,11 +415,47 @@ class RedisCluster(Routing, redis.RedisCluster):
     def set_response_callback(self, command: str, callback: Callable[..., Any]) -> None:
         """Replaces what makes a value of the replies to ``command``."""
         super().set_response_callback(command, callback)
+        self._straight = False
         self._dispatcher.forget_plans()
 
     def set_retry(self, retry: Retry) -> None:
         """How often, and with which pauses, a call is tried again."""
         self.retry = self._dispatcher.retry = retry
+
+    # -- many keys ---------------------------------------------------------------------------------------------------
+
+    def mget_nonatomic(self, keys: Any, *args: Any) -> list[Any]:
+        """Values of keys in any slots, in their order: one MGET per slot, all nodes at once; not atomic."""
+        keys = list_or_args(keys, args)
+        if not (keys and self._may_batch()):
+            return super().mget_nonatomic(keys)
+        values: list[Any] = [None] * len(keys)
+        for positions, found in zip(*self._strategy().by_slot("MGET", keys), strict=True):
+            for position, value in zip(positions, found, strict=True):
+                values[position] = value
+        return values
+
+    def mset_nonatomic(self, mapping: Mapping[Any, Any]) -> list[bool]:
+        """Sets keys in any slots: one MSET per slot, all nodes at once; not atomic."""
+        if not (mapping and self._may_batch()):
+            return super().mset_nonatomic(mapping)
+        pairs = [part for pair in mapping.items() for part in pair]
+        return self._strategy().by_slot("MSET", pairs, 2)[1]
+
+    def _split_command_across_slots(self, command: str, *keys: Any) -> int:
+        if not (keys and self._may_batch()):
+            return super()._split_command_across_slots(command, *keys)
+        return sum(self._strategy().by_slot(command, list(keys))[1])
+
+    def _execute_pipeline_by_slot(self, command: str, slots_to_args: Mapping[int, Iterable[Any]]) -> list[Any]:
+        # redis-py pins each to a node here and so forgets load_balancing_strategy.
+        pipe = self.pipeline()
+        for args in slots_to_args.values():
+            pipe.execute_command(command, *args)
+        return pipe.execute()
+
+    def _strategy(self) -> PipelineStrategy:
+        return self.pipeline()._execution_strategy
 
     # -- what shares no connection -----------------------------------------------------------------------------------
 

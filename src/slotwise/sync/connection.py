@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from redis.auth.token import TokenInterface
@@ -119,10 +119,8 @@ class NodePool(BlockingConnectionPool):
         """A redis-py connection, for pub/sub, MONITOR and transactions."""
         if self.pool.empty():
             # An idle lane holds a place that this caller needs.
-            try:
+            with suppress(IndexError):
                 self._release(self._lanes.pop())
-            except IndexError:
-                pass
         self._waiting += 1
         try:
             return super().get_connection()
@@ -146,10 +144,8 @@ class NodePool(BlockingConnectionPool):
             self._release(self._lanes.pop())
         shared = self._shared
         if shared is not None and not shared.retired:
-            try:
+            with suppress(LinkFailure):
                 shared.execute(("AUTH", token.try_get("oid"), token.get_value()))
-            except LinkFailure:
-                pass
         super().re_auth_callback(token)
 
     def forget(self) -> None:

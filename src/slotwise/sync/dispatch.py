@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -85,6 +86,7 @@ class Dispatcher:
         self._flagged = flagged
         # One plan per spelling of a command's name that was used.
         self.plans: dict[Any, Plan] = {}
+        self._short_plans: dict[str, Plan] = {}
 
     # -- plans -------------------------------------------------------------------------------------------------------
 
@@ -99,9 +101,16 @@ class Dispatcher:
                 self.plans[name] = plan
         return plan
 
+    def short_plans(self) -> dict[str, Plan]:
+        """Plans of the commands that a pipeline has a short way for."""
+        if not self._short_plans:
+            self._short_plans = {name: self.plan(name) for name in ("GET", "SET", "HGET", "INCRBY")}
+        return self._short_plans
+
     def forget_plans(self) -> None:
         """After a callback was replaced."""
         self.plans.clear()
+        self._short_plans = {}
 
     def _callback(self, name: Any) -> Callable[..., Any] | None:
         if not isinstance(name, str):
@@ -282,10 +291,8 @@ class Dispatcher:
             backoff = self.retry._backoff.compute(failures)
             if backoff > 0:
                 time.sleep(backoff)
-        try:
+        with contextlib.suppress(ConnectionError, TimeoutError):
             self.nodes.initialize(last_failed_node_name=target.node.name if target is not None else None)
-        except (ConnectionError, TimeoutError):
-            pass
 
     def moved(self, slot: int, address: Address) -> None:
         """Patches the table; every ``reinitialize_steps`` moves the whole topology is asked for."""

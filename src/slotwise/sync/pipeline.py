@@ -17,8 +17,9 @@ from redis.cluster import AbstractStrategy, ClusterNode, PipelineCommand
 from redis.cluster import TransactionStrategy as RedisTransactionStrategy
 from redis.observability import recorder
 
-from slotwise._encoder import Batch
+from slotwise._calls import PipelineCalls, Queue, split
 from slotwise._link import Endpoint, Flawed, LinkFailure, ServerError
+from slotwise._slots import key_slot
 from slotwise.commands import Own, find, own_of
 from slotwise.errors import (
     ClusterError,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from redis.commands.policies import PolicyResolver
 
 
-class ClusterPipeline(Routing, redis.cluster.ClusterPipeline):
+class ClusterPipeline(PipelineCalls, Routing, redis.cluster.ClusterPipeline):
     """redis-py's ClusterPipeline by its surface: tracers replace ``execute`` there and read ``command_stack`` here."""
 
     def __init__(self, cluster: RedisCluster, transaction: bool | None = None) -> None:
@@ -64,9 +65,19 @@ class ClusterPipeline(Routing, redis.cluster.ClusterPipeline):
         self._command_flags_mapping = cluster._command_flags_mapping
         self._policies_callback_mapping = cluster._policies_callback_mapping
         self.parent_execute_command = cluster.execute_command
+        dispatcher = cluster._dispatcher
+        self._short_plans = None if transaction or dispatcher.strategy else dispatcher.short_plans()
         self._execution_strategy: AbstractStrategy = (
             TransactionStrategy(self) if transaction else PipelineStrategy(self)
         )
+
+    def delete(self, *names: Any) -> Any:
+        """Queues DEL of one key (of several on one slot with ``transaction=True``); the pipeline again."""
+        return self._execution_strategy.delete(*names)
+
+    def unlink(self, *names: Any) -> Any:
+        """Queues UNLINK of one key (of several on one slot with ``transaction=True``); the pipeline again."""
+        return self._execution_strategy.unlink(*names)
 
     @property
     def command_stack(self) -> list[PipelineCommand]:
@@ -80,27 +91,21 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
     def __init__(self, pipe: ClusterPipeline) -> None:
         self._cluster = pipe.cluster_client
         self._dispatcher = self._cluster._dispatcher
-        self._engine = self._cluster._engine
-        self._plans = self._dispatcher.plans
+        self._engine = self._dispatcher.engine
         self._spread_reads = self._dispatcher.strategy is not None
         super().__init__(pipe)
         self.reset()
 
     def reset(self) -> None:
         """Empties the pipeline."""
-        self._batch = Batch(self._engine.encoding)
-        # One entry per command: its arguments and options.
-        self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        # What needs a look after the exchange: (index, plan, options) where a callback makes the value.
-        self._shaping: list[tuple[int, Plan, dict[str, Any]]] = []
+        self._queue = self._pipe._queue = Queue(self._engine.encoding)
         # Nodes of the commands that are not routed by a slot, and of reads for replicas.
         self._pinned: dict[int, Endpoint] = {}
-        # False at the index of a command whose reply stays bytes; None as long as there is none.
-        self._decode: list[bool] | None = None
 
     @property
     def command_queue(self) -> list[PipelineCommand]:
-        return [PipelineCommand(args, options, i) for i, (args, options) in enumerate(self._calls)]
+        options = self._queue.options
+        return [PipelineCommand(args, options.get(i, {}), i) for i, args in enumerate(self._queue.calls)]
 
     @property
     def _command_queue(self) -> list[PipelineCommand]:
@@ -113,36 +118,26 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Encodes one command; the pipeline again, for chaining."""
-        plan = self._plans.get(args[0])
-        if plan is None or not plan.first_key or "target_nodes" in options or self._spread_reads:
-            return self._add_routed(args, options)
-        if len(args) <= plan.first_key:
-            return self._add_routed(args, options)
-        self._batch.add(args, plan.first_key)
-        return self._added(args, options, plan)
+        plan = self._dispatcher.plan(args[0])
+        if (
+            plan.first_key
+            and len(args) > plan.first_key
+            and not self._spread_reads
+            and "target_nodes" not in options
+        ):
+            self._queue.add(args, options, plan, plan.first_key)
+        else:
+            self._add_routed(args, options, plan)
+        return self._pipe
 
     pipeline_execute_command = execute_command
 
-    def _added(self, args: tuple[Any, ...], options: dict[str, Any], plan: Plan) -> Any:
-        if plan.callback is not None:
-            self._shaping.append((len(self._calls), plan, options))
-        if NEVER_DECODE in options:
-            if self._decode is None:
-                self._decode = []
-            self._decode += [True] * (len(self._calls) - len(self._decode)) + [False]
-        self._calls.append((args, options))
-        return self._pipe
-
-    def _add_routed(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def _add_routed(self, args: tuple[Any, ...], options: dict[str, Any], plan: Plan) -> None:
         """A command that is not simply for the primary of its one key."""
-        plan = self._dispatcher.plan(args[0])
         found = find(args)
-        if found is not None:
-            own = own_of(found[0], args)
-            if own is Own.REFUSED:
-                raise CommandRefusedError(found[0].refusal)
+        if found is not None and own_of(found[0], args) is Own.REFUSED:
+            raise CommandRefusedError(found[0].refusal)
         targets = options.pop("target_nodes", None)
-        index = len(self._calls)
         slot = None
         if targets is not None and not self._is_nodes_flag(targets):
             nodes = list(self._parse_target_nodes(targets))
@@ -153,12 +148,17 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
             endpoint = self._endpoint_of(nodes[0])
         else:
             slot, endpoint = self._route(args, plan, targets)
-        self._batch.add(args, 0)
-        if slot is not None:
-            self._batch.set_slot(index, slot)
+        index = len(self._queue)
+        self._queue.add(args, options, plan, 0, slot)
         if endpoint is not None:
             self._pinned[index] = endpoint
-        return self._added(args, options, plan)
+
+    def by_slot(self, name: str, keys: list[Any], width: int = 1) -> tuple[list[list[int]], list[Any]]:
+        """Runs command ``name`` once per slot of ``keys``: the positions and the value of each command."""
+        plan = self._dispatcher.plan(name)
+        slot_of = key_slot if self._engine.encoding is None else self._cluster.keyslot
+        positions = split(self._queue, name, keys, plan, slot_of, width)
+        return positions, self.execute()
 
     def _route(self, args: tuple[Any, ...], plan: Plan, flag: Any) -> tuple[int | None, Endpoint | None]:
         """The slot of a command, or the node where it is not routed by a slot or a replica may answer it."""
@@ -194,7 +194,7 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Sends everything; values in the order of the calls."""
-        if not self._calls:
+        if not self._queue.calls:
             return []
         try:
             return self._execute(raise_on_error)
@@ -212,13 +212,15 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         return self._execute(raise_on_error, redirections=allow_redirections)
 
     def _execute(self, raise_on_error: bool, redirections: bool = True) -> list[Any]:
-        batch, count = self._batch, len(self._calls)
-        if self._decode is not None:
-            self._decode += [True] * (count - len(self._decode))
+        queue = self._queue
+        count = len(queue)
+        decode = None
+        if any(NEVER_DECODE in options for options in queue.options.values()):
+            decode = [NEVER_DECODE not in queue.options.get(i, ()) for i in range(count)]
         results: list[Any] = [UNANSWERED] * count
         started = time.monotonic()
         parts, failures = self._parts(range(count), first=True)
-        _, more = self._dispatcher.run(batch, parts, self._decode, results=results)
+        _, more = self._dispatcher.run(queue.batch, parts, decode, results=results)
         failures.update(more)
         if recorder._metrics_collector is not None:
             for endpoint, members in parts:
@@ -229,16 +231,17 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         troubled = [
             i for i, reply in enumerate(results) if type(reply) in _TROUBLE or isinstance(reply, Exception)
         ]
-        errors = self._settle(troubled, results, failures, redirections) if troubled else {}
-        for index, plan, options in self._shaping:
+        errors = self._settle(troubled, results, failures, decode, redirections) if troubled else {}
+        value = self._dispatcher.value
+        for index, plan in queue.shaped:
             if index not in errors:
-                results[index] = self._dispatcher.value(plan, results[index], options)
+                results[index] = value(plan, results[index], queue.options.get(index, {}))
         if errors:
             for index, error in errors.items():
                 results[index] = error
             if raise_on_error:
                 first = min(errors)
-                self.annotate_exception(errors[first], first + 1, self._calls[first][0])
+                self.annotate_exception(errors[first], first + 1, queue.calls[first])
                 raise errors[first]
         return results
 
@@ -251,7 +254,7 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         parts: dict[Endpoint, list[int]] = {}
         if first and not self._pinned:
             # The whole batch: grouped without leaving compiled code.
-            groups = self._batch.by_shard(table)
+            groups = self._queue.batch.by_shard(table)
             for shard, members in groups.items():
                 if shard >= 0:
                     parts[table.shards[shard][0]] = members
@@ -259,7 +262,7 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         for index in indices:
             endpoint = self._pinned.get(index) if first else None
             if endpoint is None:
-                slot = self._batch.slot(index)
+                slot = self._queue.batch.slot(index)
                 shard_nodes = table[slot] if slot >= 0 else None
                 if shard_nodes is None:
                     failures[index] = SlotNotCoveredError(f'Slot "{slot}" not covered by the cluster.')
@@ -273,6 +276,7 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         troubled: list[int],
         results: list[Any],
         failures: dict[int, Exception],
+        decode: list[bool] | None,
         redirections: bool,
     ) -> dict[int, Exception]:
         """Sends again what was redirected or surely not executed; the exceptions of the rest, by index."""
@@ -295,7 +299,7 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
                     if step.step is Step.GIVE_UP or not redirections or redirected >= REDIRECTS_MAX:
                         gone = redirections and step.step is not Step.GIVE_UP
                         errors[index] = ClusterError("TTL exhausted.") if gone else parse_error(reply.text)
-                        options = self._calls[index][1]
+                        options = self._queue.options.get(index, {})
                         if EMPTY_RESPONSE in options:
                             del errors[index]
                             results[index] = options[EMPTY_RESPONSE]
@@ -312,7 +316,7 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
                         again.append(index)
                 else:
                     failure = failures[index]
-                    command = self._dispatcher.command_of(self._calls[index][0])
+                    command = self._dispatcher.command_of(self._queue.calls[index])
                     step = after_failure(
                         sent=getattr(failure, "sent", False),
                         repeatable=command is not None and command.repeatable,
@@ -345,11 +349,11 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
             for index in (*again, *(i for members in ask.values() for i in members)):
                 results[index] = UNANSWERED
             parts, failures = self._parts(again, first=False)
-            _, more = self._dispatcher.run(self._batch, parts, self._decode, results=results)
+            _, more = self._dispatcher.run(self._queue.batch, parts, decode, results=results)
             failures.update(more)
             if ask:
                 _, more = self._dispatcher.run(
-                    self._batch, list(ask.items()), self._decode, asking=True, results=results
+                    self._queue.batch, list(ask.items()), decode, asking=True, results=results
                 )
                 failures.update(more)
             pending = again + [i for members in ask.values() for i in members]
@@ -361,7 +365,7 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
     def _host_of(self, index: int) -> str:
         endpoint = self._pinned.get(index)
         if endpoint is None:
-            shard = self._engine.table[self._batch.slot(index)]
+            shard = self._engine.table[self._queue.batch.slot(index)]
             endpoint = shard[0] if shard else None
         return endpoint.node.host if endpoint is not None else ""
 

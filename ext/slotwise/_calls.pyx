@@ -1,0 +1,187 @@
+"""Short ways of the commonest calls, for a client and for its pipelines; see the .pxd."""
+
+from cpython.object cimport PyObject
+
+from slotwise._encoder cimport Batch
+from slotwise._link cimport Engine, Flawed, ServerError
+
+import redis
+import redis.cluster
+from redis.observability import recorder
+
+cdef extern from "Python.h":
+    int PyMethod_Check(object)
+    PyObject *PyMethod_GET_FUNCTION(object)
+
+cdef object _CLIENT_FUNNEL = redis.RedisCluster.execute_command
+cdef object _PIPELINE_FUNNEL = redis.cluster.ClusterPipeline.execute_command
+cdef object _PIPELINE_EXECUTE = redis.cluster.ClusterPipeline.execute
+cdef object _OK = b"OK"
+
+
+cdef bint untouched(object owner, object funnel):
+    """True while `owner.execute_command` is `funnel`, on its class and on the object itself."""
+    cdef object method = owner.execute_command
+    return PyMethod_Check(method) and PyMethod_GET_FUNCTION(method) == <PyObject*>funnel
+
+
+cdef class ClientCalls:
+
+    def _open_calls(self, Engine engine, bint straight):
+        """Called once by the client when its engine stands."""
+        self.engine = engine
+        self._straight = straight
+
+    cdef bint short(self) except -1:
+        return self._straight and recorder._metrics_collector is None and untouched(self, _CLIENT_FUNNEL)
+
+    cdef object answer(self, tuple call):
+        """The reply to a call whose first argument is its key, without errors."""
+        cdef object reply
+        try:
+            reply = self.engine.keyed(call, 1, True)
+        except Exception as error:
+            return self._rescue(call, error)
+        if type(reply) is ServerError or type(reply) is Flawed:
+            return self._rescue(call, reply)
+        return reply
+
+    def get(self, name):
+        """The value of ``name``, or None (GET)."""
+        if self.short():
+            return self.answer(("GET", name))
+        return super().get(name)
+
+    def set(self, name, value, *args, **options):
+        """Sets ``name`` to ``value`` (SET); options as in redis-py."""
+        if not args and not options and self.short():
+            reply = self.answer(("SET", name, value))
+            return True if reply == _OK else reply == "OK"
+        return super().set(name, value, *args, **options)
+
+    def hget(self, name, key):
+        """The value of field ``key`` in the hash ``name``, or None (HGET)."""
+        if self.short():
+            return self.answer(("HGET", name, key))
+        return super().hget(name, key)
+
+    def incrby(self, name, amount=1):
+        """Adds ``amount`` to the integer at ``name`` and returns the sum (INCRBY)."""
+        if self.short():
+            return self.answer(("INCRBY", name, amount))
+        return super().incrby(name, amount)
+
+    def incr(self, name, amount=1):
+        """Adds ``amount`` to the integer at ``name`` and returns the sum (INCRBY)."""
+        return self.incrby(name, amount)
+
+    def delete(self, *keys):
+        """Deletes the keys, whatever slots they lie in, and returns how many there were (DEL)."""
+        if len(keys) == 1 and self.short():
+            return self.answer(("DEL", keys[0]))
+        return super().delete(*keys)
+
+    def exists(self, *keys):
+        """How many of the keys exist, whatever slots they lie in (EXISTS)."""
+        if len(keys) == 1 and self.short():
+            return self.answer(("EXISTS", keys[0]))
+        return super().exists(*keys)
+
+    def _may_batch(self):
+        """True while neither the funnel nor ClusterPipeline.execute is watched: several nodes are asked directly."""
+        return self.short() and redis.cluster.ClusterPipeline.execute is _PIPELINE_EXECUTE
+
+
+cdef class Queue:
+
+    def __cinit__(self, encoding=None):
+        self.batch = Batch(encoding)
+        self.calls = []
+        self.options = {}
+        self.shaped = []
+
+    def __len__(self):
+        return len(self.calls)
+
+    cdef int put(self, tuple call, object plan) except -1:
+        """A command whose key is its first argument."""
+        self.batch.add(call, 1)
+        if plan.callback is not None:
+            self.shaped.append((len(self.calls), plan))
+        self.calls.append(call)
+        return 0
+
+    def add(self, tuple call, dict options, plan, Py_ssize_t first_key=0, slot=None):
+        """Encodes a command. It is routed by the key at ``first_key``, or by ``slot``, or by neither."""
+        cdef Py_ssize_t index = len(self.calls)
+        self.batch.add(call, first_key)
+        if slot is not None:
+            self.batch.set_slot(index, slot)
+        options.pop("keys", None)
+        if options:
+            self.options[index] = options
+        if plan.callback is not None:
+            self.shaped.append((index, plan))
+        self.calls.append(call)
+
+
+cdef class PipelineCalls:
+
+    cdef bint short(self) except -1:
+        return self._short_plans is not None and untouched(self, _PIPELINE_FUNNEL)
+
+    def get(self, name):
+        """Queues GET; the pipeline again."""
+        if self.short():
+            self._queue.put(("GET", name), self._short_plans["GET"])
+            return self
+        return super().get(name)
+
+    def set(self, name, value, *args, **options):
+        """Queues SET, options as in redis-py; the pipeline again."""
+        if not args and not options and self.short():
+            self._queue.put(("SET", name, value), self._short_plans["SET"])
+            return self
+        return super().set(name, value, *args, **options)
+
+    def hget(self, name, key):
+        """Queues HGET; the pipeline again."""
+        if self.short():
+            self._queue.put(("HGET", name, key), self._short_plans["HGET"])
+            return self
+        return super().hget(name, key)
+
+    def incrby(self, name, amount=1):
+        """Queues INCRBY; the pipeline again."""
+        if self.short():
+            self._queue.put(("INCRBY", name, amount), self._short_plans["INCRBY"])
+            return self
+        return super().incrby(name, amount)
+
+    def incr(self, name, amount=1):
+        """Queues INCRBY; the pipeline again."""
+        return self.incrby(name, amount)
+
+
+def split(Queue queue, str name, list keys, plan, slot_of, Py_ssize_t width=1):
+    """Queues command ``name`` once per slot, with the keys of that slot; their positions in ``keys``, per command.
+
+    ``width`` is how many elements of ``keys`` belong together, a key and what follows it: 2 for MSET.
+    """
+    cdef dict groups = {}
+    cdef list group, positions = []
+    cdef Py_ssize_t i, n = len(keys)
+    cdef object slot
+    for i in range(0, n, width):
+        slot = slot_of(keys[i])
+        group = groups.get(slot)
+        if group is None:
+            group = groups[slot] = []
+            positions.append(group)
+        group.append(i)
+    for group in positions:
+        if width == 1:
+            queue.put((name, *[keys[i] for i in group]), plan)
+        else:
+            queue.put((name, *[part for i in group for part in keys[i : i + width]]), plan)
+    return positions
