@@ -1,0 +1,28 @@
+"""Calls of every command method of the cluster client."""
+
+from tests.differential.case import Case
+from tests.differential.catalogue import (
+    geo,
+    hashes,
+    keys,
+    lists,
+    newer,
+    scripts,
+    server,
+    sets,
+    sorted_sets,
+    streams,
+    strings,
+    topology,
+)
+
+CASES: list[Case] = [
+    one
+    for module in (strings, keys, hashes, lists, sets, sorted_sets, geo, streams, scripts, server, topology, newer)
+    for one in module.CASES
+]
+
+# Methods of the mixins without a case, and why.
+EXEMPT = {
+    "select": "redis-py fails on it with an AttributeError of its own, whatever the argument",
+}
