@@ -2,7 +2,8 @@
 
 SLOTWISE_BUILD chooses the build: ``release`` (default), ``debug`` (assertions, bounds
 checks, no optimisation), ``trace`` (line tracing for coverage) or ``asan``
-(AddressSanitizer and UBSan; run with ``LD_PRELOAD=libasan.so``).
+(AddressSanitizer and UBSan; run with ``LD_PRELOAD=libasan.so``). Each has a folder of its
+own under ``build``, so that none picks up what another has left.
 """
 
 import os
@@ -19,7 +20,8 @@ else:
     _WARN = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
     _SAN = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
     FLAGS = {
-        "release": (["-O2", *_WARN], []),
+        # -g0: symbols that the interpreter's own flags ask for double the wheel.
+        "release": (["-O2", "-g0", *_WARN], []),
         "debug": (["-O0", "-g", *_WARN], []),
         "trace": (["-O0", "-g", "-DCYTHON_TRACE=1", "-DCYTHON_TRACE_NOGIL=1"], []),
         "asan": (["-O1", "-g", *_SAN], _SAN),
@@ -30,6 +32,7 @@ if BUILD not in FLAGS:
 
 COMPILE, LINK = FLAGS[BUILD]
 CHECKED = BUILD in ("debug", "asan")
+FOLDER = f"build/{BUILD}"
 
 # module -> the files that make it stale, besides its own .pyx
 MODULES = {
@@ -52,10 +55,9 @@ setup(
             )
             for name, depends in MODULES.items()
         ],
-        include_path=["ext"],
-        build_dir="build",
         # The .pxd files lie beside the sources in ext/, which is no Python package.
-        force=BUILD != "release",
+        include_path=["ext"],
+        build_dir=FOLDER,
         compiler_directives={
             "language_level": "3",
             "boundscheck": CHECKED,
@@ -67,5 +69,6 @@ setup(
             "binding": True,
             "linetrace": BUILD == "trace",
         },
-    )
+    ),
+    options={"build": {"build_base": FOLDER, "parallel": os.cpu_count()}},
 )
