@@ -13,7 +13,9 @@ import sys
 
 #: Command -> (module, what --help says about it), in the order of the help page.
 COMMANDS = {
+    "demo": ("slotwise.cli.demo", "Show the client at work on real data, beside redis-py."),
     "local": ("slotwise.cli.local", "Start, show and end a cluster on this machine."),
+    "status": ("slotwise.cli.status", "Show the nodes and the health of any cluster."),
 }
 
 
