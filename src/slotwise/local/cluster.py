@@ -72,10 +72,7 @@ class LocalCluster(Servers):
         """All nodes as redis-py takes them."""
         from redis.cluster import ClusterNode
 
-        return [
-            ClusterNode(node.host, node.port)  # type: ignore[no-untyped-call]
-            for node in self._started()
-        ]
+        return [ClusterNode(node.host, node.port) for node in self._started()]
 
     # -- who is what now -------------------------------------------------------------------
 

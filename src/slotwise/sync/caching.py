@@ -26,6 +26,7 @@ class ReplyCache:
 
     def __init__(self, nodes: NodesManager) -> None:
         self._nodes = nodes
+        assert nodes._cache is not None  # or nobody makes this object
         self._cache = nodes._cache
         self._lock = threading.RLock()
 

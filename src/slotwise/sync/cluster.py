@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import redis
 import redis.cluster
@@ -103,6 +103,8 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
     - Keys are found by a table, not by asking the server.
     """
 
+    nodes_manager: NodesManager
+
     def __init__(
         self,
         host: str | None = None,
@@ -190,21 +192,22 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         self._event_dispatcher = event_dispatcher or EventDispatcher()
         self.startup_nodes = startup_nodes
         self._policy_resolver = policy_resolver
-        self._aggregate_nodes: list[ClusterNode] | None = None
+        self._aggregate_nodes = None
         self._lock = threading.RLock()
         self._commands_parser: CommandsParser | None = None
         self.maint_notifications_config = maint_notifications_config
-        self._oss_cluster_maint_notifications_handler = None
+        self._oss_cluster_maint_notifications_handler = None  # type: ignore[assignment]  # as in redis-py
 
         legacy = kwargs.get("legacy_responses", True)
-        cluster_callbacks = dict(self.__class__.CLUSTER_COMMANDS_RESPONSE_CALLBACKS)
+        cluster_callbacks: dict[str, Any] = dict(self.__class__.CLUSTER_COMMANDS_RESPONSE_CALLBACKS)
         if not legacy:
             cluster_callbacks["CLUSTER SHARDS"] = redis.cluster.parse_cluster_shards_unified
         elif protocol is None:
             cluster_callbacks["CLUSTER SHARDS"] = redis.cluster.parse_cluster_shards_with_str_keys
         self.cluster_response_callbacks = CaseInsensitiveDict(cluster_callbacks)
         self.result_callbacks = CaseInsensitiveDict(self.__class__.RESULT_CALLBACKS)
-        self.response_callbacks = CaseInsensitiveDict(get_response_callbacks(protocol, legacy))
+        callbacks: dict[str, Any] = get_response_callbacks(protocol, legacy)
+        self.response_callbacks = CaseInsensitiveDict(callbacks)
         self._command_flags_mapping = {
             self.RANDOM: RequestPolicy.DEFAULT_KEYLESS,
             self.PRIMARIES: RequestPolicy.ALL_SHARDS,
@@ -268,8 +271,13 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         )
         self._open_calls(self._engine, straight)
 
+    @classmethod
+    def from_url(cls, url: str, **kwargs: Any) -> RedisCluster:
+        """A client for the cluster behind ``url``, e.g. ``redis://user:secret@host:6379`` (``rediss://`` for TLS)."""
+        return cls(url=url, **kwargs)
+
     @property
-    def commands_parser(self) -> CommandsParser:
+    def commands_parser(self) -> CommandsParser:  # type: ignore[override]  # a plain attribute in redis-py
         """redis-py's reader of COMMAND, made when somebody wants it: keys are found without it."""
         if self._commands_parser is None:
             self._commands_parser = CommandsParser(self)
@@ -363,7 +371,8 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         if flag is None or flag == SLOT_ID:
             slot = self.determine_slot(*args)
             return CommandPolicies(), slot
-        return CommandPolicies(request_policy=self._command_flags_mapping[flag]), None
+        policy = cast(RequestPolicy, self._command_flags_mapping[flag])
+        return CommandPolicies(request_policy=policy), None
 
     def _execute_keyed(self, args: tuple[Any, ...], options: dict[str, Any], plan: Any, slot: int) -> Any:
         if type(self)._execute_command is not RedisCluster._execute_command:
@@ -452,10 +461,11 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         pipe = self.pipeline()
         for args in slots_to_args.values():
             pipe.execute_command(command, *args)
-        return pipe.execute()
+        return list(pipe.execute())
 
     def _strategy(self) -> PipelineStrategy:
-        return self.pipeline()._execution_strategy
+        strategy: PipelineStrategy = self.pipeline()._execution_strategy
+        return strategy
 
     # -- what shares no connection -----------------------------------------------------------------------------------
 
@@ -469,7 +479,8 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
 
     def monitor(self, target_node: ClusterNode | None = None) -> Monitor:
         """A Monitor of ``target_node``, by default of the default node, on a connection of its own."""
-        return self.get_redis_connection(target_node or self.get_default_node()).monitor()
+        monitor: Monitor = self.get_redis_connection(target_node or self.get_default_node()).monitor()
+        return monitor
 
     # -- the cluster as data -----------------------------------------------------------------------------------------
 

@@ -115,8 +115,8 @@ class Dispatcher:
     def _callback(self, name: Any) -> Callable[..., Any] | None:
         if not isinstance(name, str):
             return None
-        first = self._callbacks.get(name)
-        second = self._cluster_callbacks.get(name)
+        first: Callable[..., Any] | None = self._callbacks.get(name)
+        second: Callable[..., Any] | None = self._cluster_callbacks.get(name)
         if first is not None and second is not None:
             return lambda reply, **options: second(first(reply, **options), **options)
         return first or second

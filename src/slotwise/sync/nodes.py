@@ -13,8 +13,9 @@ from typing import Any
 
 import redis
 import redis.cluster
+from redis._defaults import DEFAULT_SOCKET_TIMEOUT
 from redis.backoff import NoBackoff
-from redis.cache import CacheFactory
+from redis.cache import CacheFactory, CacheInterface
 from redis.cluster import PRIMARY, REPLICA, ClusterNode, LoadBalancer, LoadBalancingStrategy
 from redis.connection import Connection, SSLConnection
 from redis.event import (
@@ -39,7 +40,7 @@ from slotwise.errors import (
     TimeoutError,
 )
 from slotwise.routing.topology import SLOTS, Address, Topology, from_slots, resolve
-from slotwise.sync.connection import POOL_TIMEOUT, NodePool
+from slotwise.sync.connection import POOL_TIMEOUT, NodePool, OnPush
 
 # Keywords of redis-py's connections that are not for a connection here.
 _NOT_FOR_CONNECTIONS = frozenset(
@@ -118,7 +119,9 @@ class NodesManager(redis.cluster.NodesManager):
         self._dynamic_startup_nodes = dynamic_startup_nodes
         self.connection_pool_class = NodePool
         self.address_remap = address_remap
-        self._cache = cache if cache is not None else cache_config and CacheFactory(cache_config).get_cache()
+        self._cache: CacheInterface | None = (
+            cache if cache is not None else cache_config and CacheFactory(cache_config).get_cache()
+        )
         self.connection_kwargs = kwargs
         self.read_load_balancer = LoadBalancer()
         self._lock = threading.RLock()
@@ -134,7 +137,7 @@ class NodesManager(redis.cluster.NodesManager):
         self._endpoints: dict[str, Endpoint] = {}
         self._pools: dict[str, NodePool] = {}
         self._slots_cache: dict[int, list[ClusterNode]] | None = None
-        self.on_push: Callable[[Link, list[Any]], None] | None = None
+        self.on_push: OnPush | None = None
         self.closed = False
         self.initialize()
 
@@ -203,7 +206,7 @@ class NodesManager(redis.cluster.NodesManager):
             port=address.port,
             max_connections=given.get("max_connections"),
             timeout=given.get("timeout", POOL_TIMEOUT),
-            socket_timeout=given.get("socket_timeout", redis.connection.DEFAULT_SOCKET_TIMEOUT),
+            socket_timeout=given.get("socket_timeout", DEFAULT_SOCKET_TIMEOUT),
             reply_encoding=self._reply_encoding,
             on_push=self._pushed,
             on_shared=_track if self._cache is not None else None,
@@ -309,7 +312,7 @@ class NodesManager(redis.cluster.NodesManager):
             self.engine.table = SlotTable(topology.ranges, shards)
             default = self.default_node and nodes.get(self.default_node.name)
             if default is None or default.server_type != PRIMARY:
-                default = next(iter(self.get_nodes_by_server_type(PRIMARY)), None)
+                default = next((node for node in nodes.values() if node.server_type == PRIMARY), None)
             self.default_node = default
             if self._dynamic_startup_nodes:
                 self.startup_nodes = dict(nodes)
@@ -343,7 +346,7 @@ class NodesManager(redis.cluster.NodesManager):
                     node = self.nodes_cache[address.name] = Node(address.host, address.port, PRIMARY, self)
                 node.server_type = PRIMARY
                 new = self.endpoint_of(address)
-                old = shards[owner] if owner is not None else ()
+                old: tuple[Endpoint, ...] = shards[owner] if owner is not None else ()
                 if new in old:
                     # A failover: the old primary is the shard's replica now. Other slots follow with their own MOVED.
                     demoted = self.nodes_cache.get(old[0].node.name)
@@ -366,7 +369,9 @@ class NodesManager(redis.cluster.NodesManager):
             redis.cluster.logger.exception("a listener raised while the slots changed")
 
     @property
-    def slots_cache(self) -> dict[int, list[ClusterNode]]:
+    def slots_cache(  # type: ignore[override]  # a plain attribute in redis-py
+        self,
+    ) -> dict[int, list[ClusterNode]]:
         """redis-py's table, slot to its nodes, the primary first; made when somebody looks."""
         with self._lock:
             if self._slots_cache is None:
@@ -381,7 +386,7 @@ class NodesManager(redis.cluster.NodesManager):
 
     def endpoint_for(self, slot: int, strategy: LoadBalancingStrategy | None = None) -> Endpoint:
         """The endpoint that answers for ``slot``, chosen among its shard's nodes by ``strategy``."""
-        shard = self.engine.table[slot]
+        shard: tuple[Endpoint, ...] | None = self.engine.table[slot]
         if shard is None:
             raise SlotNotCoveredError(
                 f'Slot "{slot}" not covered by the cluster. '

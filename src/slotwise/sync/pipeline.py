@@ -35,6 +35,7 @@ from slotwise.routing.redirects import REDIRECTS_MAX, Step, after_error, after_f
 from slotwise.routing.topology import Address, resolve
 from slotwise.sync.cluster import RedisCluster, Routing
 from slotwise.sync.dispatch import TRYAGAIN_PAUSE, UNANSWERED, exceptions_in, failed
+from slotwise.sync.nodes import NodesManager
 
 if TYPE_CHECKING:
     from redis.commands.policies import PolicyResolver
@@ -80,13 +81,18 @@ class ClusterPipeline(PipelineCalls, Routing, redis.cluster.ClusterPipeline):
         return self._execution_strategy.unlink(*names)
 
     @property
-    def command_stack(self) -> list[PipelineCommand]:
+    def command_stack(  # type: ignore[override]  # a plain attribute in redis-py
+        self,
+    ) -> list[PipelineCommand]:
         """The commands so far, as redis-py's PipelineCommand objects."""
-        return self._execution_strategy.command_queue
+        commands: list[PipelineCommand] = self._execution_strategy.command_queue
+        return commands
 
 
 class PipelineStrategy(redis.cluster.PipelineStrategy):
     """Commands of any slots, not atomic."""
+
+    _pipe: ClusterPipeline
 
     def __init__(self, pipe: ClusterPipeline) -> None:
         self._cluster = pipe.cluster_client
@@ -102,7 +108,7 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         # Nodes of the commands that are not routed by a slot, and of reads for replicas.
         self._pinned: dict[int, Endpoint] = {}
 
-    @property
+    @property  # type: ignore[misc]  # redis-py's can be set; here the commands are encoded by now
     def command_queue(self) -> list[PipelineCommand]:
         options = self._queue.options
         return [PipelineCommand(args, options.get(i, {}), i) for i, args in enumerate(self._queue.calls)]
@@ -138,7 +144,8 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         if found is not None and own_of(found[0], args) is Own.REFUSED:
             raise CommandRefusedError(found[0].refusal)
         targets = options.pop("target_nodes", None)
-        slot = None
+        slot: int | None = None
+        endpoint: Endpoint | None
         if targets is not None and not self._is_nodes_flag(targets):
             nodes = list(self._parse_target_nodes(targets))
             if len(nodes) > 1:
@@ -384,6 +391,8 @@ _TROUBLE = frozenset({ServerError, Flawed, type(UNANSWERED)})
 
 class TransactionStrategy(RedisTransactionStrategy):
     """MULTI/EXEC on one slot, on a connection of its own, with WATCH."""
+
+    _nodes_manager: NodesManager
 
     def _reinitialize_on_error(self, error: Exception, failure_count: int) -> None:
         if isinstance(error, MovedError):

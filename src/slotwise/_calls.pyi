@@ -1,0 +1,46 @@
+# The commands themselves (get, set, ...) are left out: redis-py's signatures hold for them.
+from collections.abc import Callable
+from typing import Any, final
+
+from slotwise._encoder import Batch
+from slotwise._link import Engine
+from slotwise.routing.plan import Plan
+
+class ClientCalls:
+    _straight: bool
+    def _open_calls(self, engine: Engine, straight: bool) -> None: ...
+    def _may_batch(self) -> bool: ...
+
+@final
+class Queue:
+    def __new__(cls, encoding: tuple[str, str] | None = None) -> Queue: ...
+    @property
+    def batch(self) -> Batch: ...
+    @property
+    def calls(self) -> list[tuple[Any, ...]]: ...
+    @property
+    def options(self) -> dict[int, dict[str, Any]]: ...
+    @property
+    def shaped(self) -> list[tuple[int, Plan]]: ...
+    def __len__(self) -> int: ...
+    def add(
+        self,
+        call: tuple[Any, ...],
+        options: dict[str, Any],
+        plan: Plan,
+        first_key: int = 0,
+        slot: int | None = None,
+    ) -> None: ...
+
+class PipelineCalls:
+    _queue: Queue
+    _short_plans: dict[str, Plan] | None
+
+def split(
+    queue: Queue,
+    name: str,
+    keys: list[Any],
+    plan: Plan,
+    slot_of: Callable[[Any], int],
+    width: int = 1,
+) -> list[list[int]]: ...
