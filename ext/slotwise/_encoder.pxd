@@ -26,10 +26,10 @@ cdef enum:
 
 
 cdef struct Arg:
-    # The argument's bytes: in `owner`, in `digits`, or in an object that `keep` holds.
+    # The argument's bytes: in an object of the call, in one that `keep` holds, or in `digits`.
     const char *data
     Py_ssize_t size
-    # Immutable object that owns `data` and may be referenced for as long as the send takes, else NULL.
+    # The bytes or str object, of no subclass, that `data` lies in and that the send may reference, else NULL.
     PyObject *owner
     # Decimal digits of a machine integer.
     char digits[24]
@@ -42,18 +42,28 @@ cdef class Name:
     cdef Py_ssize_t words
 
 
+cdef struct Borrowed:
+    # The bytes or str object, of which this is a reference, and the bytes in it.
+    PyObject *owner
+    const char *data
+    Py_ssize_t size
+    # It follows the owned byte of this stream position.
+    int64_t at
+
+
 cdef class SendBuffer:
-    # Stream of bytes that wait for the socket: data[start:end] is owned, and `big` lies between.
+    # Stream of bytes that wait for the socket: data[start:end], and big[big_start:big_end] in between.
     cdef char *data
     cdef Py_ssize_t start
     cdef Py_ssize_t end
     cdef Py_ssize_t capacity
     # Where data[0] lies in the stream of all bytes ever written, borrowed values not counted.
     cdef int64_t base
-    # Borrowed values in order, each after the owned byte of stream position `big_at`.
-    cdef list big
-    cdef list big_at
-    # Bytes of big[0] that the kernel took already, and bytes of all of `big` that it did not.
+    cdef Borrowed *big
+    cdef Py_ssize_t big_start
+    cdef Py_ssize_t big_end
+    cdef Py_ssize_t big_capacity
+    # Bytes of big[big_start] that the kernel took already, and bytes of all of `big` that it did not.
     cdef Py_ssize_t big_sent
     cdef Py_ssize_t big_left
 
@@ -61,17 +71,19 @@ cdef class SendBuffer:
     cdef Py_ssize_t pending(self) noexcept
     # Makes room for n more owned bytes.
     cdef int reserve(self, Py_ssize_t n) except -1
+    # Makes room for n more borrowed values.
+    cdef int reserve_big(self, Py_ssize_t n) except -1
     # Appends n raw bytes. Room must have been reserved.
     cdef void put(self, const char *p, Py_ssize_t n) noexcept
-    # Appends a whole command.
+    # References the `size` bytes at `data` in `owner` at the present end. Room must have been reserved.
+    cdef void borrow(self, PyObject *owner, const char *data, Py_ssize_t size) noexcept
+    # Appends a whole command, or nothing when there is no memory.
     cdef int write(self, Name name, Arg *args, Py_ssize_t n, Py_ssize_t size) except -1
-    # References `value` at the present end of the stream.
-    cdef int borrow(self, object value, Py_ssize_t size) except -1
     # The next contiguous piece to send: its size, 0 when nothing waits.
     cdef Py_ssize_t peek(self, const char **p) noexcept
     # The kernel took n bytes of the piece that peek() showed.
-    cdef int consumed(self, Py_ssize_t n) except -1
-    cdef void clear(self)
+    cdef void consumed(self, Py_ssize_t n) noexcept
+    cdef void clear(self) noexcept
 
 
 # The framing of a command name; the table of names is bounded.

@@ -1,15 +1,18 @@
-"""RESP encoding of single commands and of batches (https://redis.io/docs/latest/develop/reference/protocol-spec/)."""
+"""RESP encoding of single commands and of batches.
+
+https://redis.io/docs/latest/develop/reference/protocol-spec/
+"""
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.list cimport PyList_GET_ITEM
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM
-from libc.stdint cimport int64_t
+from cpython.unicode cimport PyUnicode_Check
 from libc.string cimport memcpy, memmove
 
-from slotwise._slots cimport SLOTWISE_SLOTS, SlotTable, slotwise_key_slot
+from slotwise._slots cimport NO_SHARD, SLOTWISE_SLOTS, SlotTable, slotwise_key_slot
 
 from redis.exceptions import DataError
 
@@ -28,7 +31,9 @@ cdef enum:
     NAMES_MAX = 4096
 
 
-cdef dict _names = {}
+# Apart: text and bytes of the same letters have the same hash, and `python -bb` refuses to compare them.
+cdef dict _text_names = {}
+cdef dict _bytes_names = {}
 
 
 @cython.final
@@ -37,24 +42,25 @@ cdef class Name:
 
 
 cdef Name name_of(object name):
-    cdef Name made = _names.get(name)
+    cdef dict known = _text_names if type(name) is str else _bytes_names if type(name) is bytes else None
+    cdef Name made = None if known is None else known.get(name)
     if made is not None:
         return made
     if isinstance(name, str):
         words = name.encode().split()
     elif isinstance(name, (bytes, bytearray, memoryview)):
-        words = bytes(name).split()
+        words = bytes(name).split() if b" " in bytes(name) else [bytes(name)]
     else:
         raise DataError(
             f"A command's name is text, not {type(name).__name__}: pass it as the first argument, e.g. 'GET'."
         )
-    if not words:
+    if not any(words):
         raise DataError("The command's name is empty: pass it as the first argument, e.g. 'GET'.")
     made = Name.__new__(Name)
     made.frame = b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
     made.words = len(words)
-    if len(_names) < NAMES_MAX and type(name) in (str, bytes):
-        _names[name] = made
+    if known is not None and len(known) < NAMES_MAX:
+        known[name] = made
     return made
 
 
@@ -62,50 +68,44 @@ cdef int digits_of(char *out, unsigned long long value) noexcept:
     """Writes `value` in decimal to out[0:20]; returns how many digits."""
     cdef char turned[20]
     cdef int n = 0, i
-    while True:
+    if value < 10:
+        out[0] = <char>(48 + value)
+        return 1
+    while value:
         turned[n] = <char>(48 + value % 10)
         n += 1
         value //= 10
-        if value == 0:
-            break
     for i in range(n):
         out[i] = turned[n - 1 - i]
     return n
 
 
-cdef int scan_odd(object value, Arg *arg, object encoding, list keep) except -1:
-    """An argument that is neither exact bytes, UTF-8 text nor a machine integer."""
-    cdef const char *p
-    if isinstance(value, bool) or value is None:
-        raise DataError(
-            f"Invalid input of type: '{type(value).__name__}'. "
-            "Convert to a bytes, string, int or float first."
-        )
+cdef int width_of(unsigned long long value) noexcept:
+    """How many digits `digits_of` writes."""
+    cdef int n = 1
+    while value >= 10:
+        value //= 10
+        n += 1
+    return n
+
+
+cdef object plain(object value, object encoding):
+    """The bytes, or the text to be sent as UTF-8, of an argument that is neither."""
     if isinstance(value, str):
-        value = value.encode(*encoding) if encoding is not None else str.encode(value, "utf-8")
-    elif isinstance(value, (int, float)):
-        value = repr(value).encode()
-    elif isinstance(value, bytes):
-        # A subclass: its own bytes, whatever it overrides.
-        value = bytes.__getitem__(value, slice(None))
-        value = bytes(memoryview(value))
-    elif isinstance(value, (bytearray, memoryview)):
+        return str.encode(value, *encoding)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, (bytearray, memoryview)):
         # Its owner may change it before the kernel has taken it, so this is a copy.
-        value = bytes(value)
-    else:
-        raise DataError(
-            f"Invalid input of type: '{type(value).__name__}'. "
-            "Convert to a bytes, string, int or float first."
-        )
-    keep.append(value)
-    arg.data = PyBytes_AS_STRING(value)
-    arg.size = PyBytes_GET_SIZE(value)
-    arg.owner = <PyObject*>value
-    return 0
+        return bytes(value)
+    raise DataError(
+        f"Invalid input of type: '{type(value).__name__}'. "
+        "Convert to a bytes, string, int or float first."
+    )
 
 
 cdef Py_ssize_t scan(tuple call, Py_ssize_t first, Arg *args, object encoding, list keep) except -1:
-    cdef Py_ssize_t i, n = len(call), total = 0, size
+    cdef Py_ssize_t i, n = len(call), total = 0
     cdef Arg *arg
     cdef object value
     cdef int overflow = 0
@@ -113,41 +113,65 @@ cdef Py_ssize_t scan(tuple call, Py_ssize_t first, Arg *args, object encoding, l
     for i in range(first, n):
         arg = &args[i - first]
         value = <object>PyTuple_GET_ITEM(call, i)
-        if PyBytes_CheckExact(value):
-            arg.data = PyBytes_AS_STRING(value)
-            arg.size = PyBytes_GET_SIZE(value)
-            arg.owner = <PyObject*>value
-        elif PyUnicode_CheckExact(value) and encoding is None:
-            arg.data = PyUnicode_AsUTF8AndSize(value, &size)
-            arg.size = size
-            arg.owner = <PyObject*>value
-        elif PyLong_CheckExact(value):
+        if PyLong_CheckExact(value):
             number = PyLong_AsLongLongAndOverflow(value, &overflow)
-            if overflow:
-                scan_odd(value, arg, encoding, keep)
-            else:
+            if not overflow:
                 arg.data = arg.digits
                 arg.owner = NULL
                 if number < 0:
-                    arg.digits[0] = 45
+                    arg.digits[0] = 45  # -
                     arg.size = 1 + digits_of(&arg.digits[1], <unsigned long long>-(number + 1) + 1)
                 else:
                     arg.size = digits_of(arg.digits, <unsigned long long>number)
+                total += arg.size
+                continue
+        if not PyBytes_Check(value) and not (PyUnicode_Check(value) and encoding is None):
+            value = plain(value, encoding)
+            keep.append(value)
+        # A subclass' object is copied: its end may run Python code, which the sending must not.
+        if PyBytes_Check(value):
+            arg.data = PyBytes_AS_STRING(value)
+            arg.size = PyBytes_GET_SIZE(value)
+            arg.owner = <PyObject*>value if PyBytes_CheckExact(value) else NULL
         else:
-            scan_odd(value, arg, encoding, keep)
+            arg.data = PyUnicode_AsUTF8AndSize(value, &arg.size)
+            arg.owner = <PyObject*>value if PyUnicode_CheckExact(value) else NULL
         total += arg.size
     return total
+
+
+cdef inline char* line(char *p, char sign, unsigned long long number) noexcept:
+    """Writes a line such as "$5"; returns its end."""
+    p[0] = sign
+    p += 1 + digits_of(p + 1, number)
+    p[0] = 13
+    p[1] = 10
+    return p + 2
+
+
+cdef inline char* head(char *p, Name name, Py_ssize_t n) noexcept:
+    """Writes the beginning of a command with n arguments, up to its name; returns its end."""
+    p = line(p, 42, <unsigned long long>(name.words + n))
+    memcpy(p, PyBytes_AS_STRING(name.frame), PyBytes_GET_SIZE(name.frame))
+    return p + PyBytes_GET_SIZE(name.frame)
+
+
+cdef inline char* body(char *p, const Arg *arg) noexcept:
+    """Writes an argument and its end of line; returns its end."""
+    memcpy(p, arg.data, arg.size)
+    p += arg.size
+    p[0] = 13
+    p[1] = 10
+    return p + 2
 
 
 @cython.final
 cdef class SendBuffer:
 
-    def __cinit__(self):
-        self.big = []
-        self.big_at = []
-
     def __dealloc__(self):
+        self.clear()
         PyMem_Free(self.data)
+        PyMem_Free(self.big)
 
     cdef Py_ssize_t pending(self) noexcept:
         return self.end - self.start + self.big_left
@@ -177,90 +201,98 @@ cdef class SendBuffer:
         memcpy(self.data + self.end, p, n)
         self.end += n
 
-    cdef int borrow(self, object value, Py_ssize_t size) except -1:
-        self.big.append(value)
-        self.big_at.append(self.base + self.end)
-        self.big_left += size
+    cdef int reserve_big(self, Py_ssize_t n) except -1:
+        cdef Py_ssize_t wanted
+        cdef void *grown
+        if self.big_capacity - self.big_end >= n:
+            return 0
+        if self.big_start:
+            memmove(self.big, self.big + self.big_start, (self.big_end - self.big_start) * sizeof(Borrowed))
+            self.big_end -= self.big_start
+            self.big_start = 0
+            if self.big_capacity - self.big_end >= n:
+                return 0
+        wanted = max(self.big_capacity * 2, self.big_end + n)
+        grown = PyMem_Realloc(self.big, wanted * sizeof(Borrowed))
+        if grown == NULL:
+            raise MemoryError()
+        self.big = <Borrowed*>grown
+        self.big_capacity = wanted
         return 0
+
+    cdef void borrow(self, PyObject *owner, const char *data, Py_ssize_t size) noexcept:
+        cdef Borrowed *value = &self.big[self.big_end]
+        Py_INCREF(<object>owner)
+        value.owner = owner
+        value.data = data
+        value.size = size
+        value.at = self.base + self.end
+        self.big_end += 1
+        self.big_left += size
 
     cdef int write(self, Name name, Arg *args, Py_ssize_t n, Py_ssize_t size) except -1:
         cdef Py_ssize_t i, borrowed = 0
         cdef char *p
         cdef Arg *arg
         for i in range(n):
-            if args[i].size >= BORROW_MIN and args[i].owner != NULL:
-                borrowed += args[i].size
-        self.reserve(FRAME_MAX * (n + 1) + PyBytes_GET_SIZE(name.frame) + size - borrowed)
-        p = self.data + self.end
-        p[0] = 42  # *
-        p += 1 + digits_of(p + 1, <unsigned long long>(n + name.words))
-        p[0] = 13
-        p[1] = 10
-        p += 2
-        memcpy(p, PyBytes_AS_STRING(name.frame), PyBytes_GET_SIZE(name.frame))
-        p += PyBytes_GET_SIZE(name.frame)
+            arg = &args[i]
+            if arg.size >= BORROW_MIN and arg.owner != NULL:
+                borrowed += 1
+                size -= arg.size
+        self.reserve(FRAME_MAX * (n + 1) + PyBytes_GET_SIZE(name.frame) + size)
+        if borrowed:
+            self.reserve_big(borrowed)
+        p = head(self.data + self.end, name, n)
         for i in range(n):
             arg = &args[i]
-            p[0] = 36  # $
-            p += 1
-            if arg.size < 10:
-                p[0] = <char>(48 + arg.size)
-                p += 1
-            else:
-                p += digits_of(p, <unsigned long long>arg.size)
-            p[0] = 13
-            p[1] = 10
-            p += 2
-            if borrowed and arg.size >= BORROW_MIN and arg.owner != NULL:
+            p = line(p, 36, <unsigned long long>arg.size)
+            if arg.size >= BORROW_MIN and arg.owner != NULL:
                 self.end = p - self.data
-                self.borrow(<object>arg.owner, arg.size)
+                self.borrow(arg.owner, arg.data, arg.size)
+                p[0] = 13
+                p[1] = 10
+                p += 2
             else:
-                memcpy(p, arg.data, arg.size)
-                p += arg.size
-            p[0] = 13
-            p[1] = 10
-            p += 2
+                p = body(p, arg)
         self.end = p - self.data
         return 0
 
     cdef Py_ssize_t peek(self, const char **p) noexcept:
-        cdef Py_ssize_t stop = self.end, size = 0
-        cdef object value
+        cdef Borrowed *value
+        cdef Py_ssize_t stop = self.end
         if self.big_left:
-            stop = <Py_ssize_t>(<int64_t>self.big_at[0] - self.base)
+            value = &self.big[self.big_start]
+            stop = <Py_ssize_t>(value.at - self.base)
             if stop == self.start:
-                value = <object>PyList_GET_ITEM(self.big, 0)
-                if isinstance(value, bytes):
-                    p[0] = PyBytes_AS_STRING(value)
-                    size = PyBytes_GET_SIZE(value)
-                else:
-                    p[0] = PyUnicode_AsUTF8AndSize(value, &size)
-                p[0] += self.big_sent
-                return size - self.big_sent
+                p[0] = value.data + self.big_sent
+                return value.size - self.big_sent
         p[0] = self.data + self.start
         return stop - self.start
 
-    cdef int consumed(self, Py_ssize_t n) except -1:
-        cdef const char *p
-        if self.big_left and <int64_t>self.big_at[0] == self.base + self.start:
-            self.big_left -= n
-            if n == self.peek(&p):
-                del self.big[0]
-                del self.big_at[0]
-                self.big_sent = 0
-            else:
+    cdef void consumed(self, Py_ssize_t n) noexcept:
+        cdef Borrowed *value
+        if self.big_left:
+            value = &self.big[self.big_start]
+            if value.at == self.base + self.start:
+                self.big_left -= n
                 self.big_sent += n
-            return 0
+                if self.big_sent == value.size:
+                    self.big_sent = 0
+                    self.big_start += 1
+                    Py_DECREF(<object>value.owner)
+                return
         self.start += n
         if self.start == self.end and not self.big_left:
             self.base += self.end
             self.start = self.end = 0
-        return 0
+            self.big_start = self.big_end = 0
 
-    cdef void clear(self):
+    cdef void clear(self) noexcept:
+        while self.big_start < self.big_end:
+            self.big_start += 1
+            Py_DECREF(<object>self.big[self.big_start - 1].owner)
         self.start = self.end = 0
-        self.big = []
-        self.big_at = []
+        self.big_start = self.big_end = 0
         self.big_sent = self.big_left = 0
 
 
@@ -303,7 +335,10 @@ cdef class Batch:
         return 0
 
     cpdef int add(self, tuple call, Py_ssize_t first_key) except -2:
-        """Encodes one command and returns the slot of the key at index ``first_key``, or -1 for index 0."""
+        """Encodes one command and returns the slot of the key at index ``first_key``, or -1 for index 0.
+
+        Raises ``redis.DataError`` for an argument that redis-py refuses; the batch is then as before.
+        """
         cdef Arg stack[STACK_ARGS]
         cdef Arg *args = stack
         cdef Py_ssize_t n = len(call) - 1, size
@@ -328,7 +363,7 @@ cdef class Batch:
             if args != stack:
                 PyMem_Free(args)
         self.ends[self.count] = self.bytes_.end
-        self.bigs[self.count] = len(self.bytes_.big)
+        self.bigs[self.count] = self.bytes_.big_end
         self.slots[self.count] = slot
         self.count += 1
         return slot
@@ -337,6 +372,8 @@ cdef class Batch:
         """Routes command ``index`` by ``slot``, 0 to 16383, in place of its first key; -1 for no slot."""
         if not 0 <= index < self.count:
             raise IndexError(f"command {index} of {self.count}")
+        if not -1 <= slot < SLOTWISE_SLOTS:
+            raise ValueError(f"slot {slot} is not within 0-{SLOTWISE_SLOTS - 1}")
         self.slots[index] = slot
 
     def slot(self, Py_ssize_t index):
@@ -345,7 +382,7 @@ cdef class Batch:
             raise IndexError(f"command {index} of {self.count}")
         return self.slots[index]
 
-    def by_shard(self, SlotTable table):
+    def by_shard(self, SlotTable table not None):
         """Indices of the commands by the shard that serves their slot: ``{shard_index: [index, ...]}``.
 
         Key -1 holds the commands without a slot and those whose slot nobody serves.
@@ -356,33 +393,28 @@ cdef class Batch:
         cdef dict groups = {}
         for i in range(self.count):
             slot = self.slots[i]
-            owner = -1 if slot < 0 or slot >= SLOTWISE_SLOTS else table.owner[slot]
-            if owner == 0xFFFF:
+            owner = NO_SHARD if slot < 0 else table.owner[slot]
+            if owner == NO_SHARD:
                 owner = -1
             if owner != last:
-                run = groups.get(owner)
-                if run is None:
-                    run = groups[owner] = []
+                run = groups.setdefault(owner, [])
                 last = owner
             run.append(i)
         return groups
 
     cdef int copy_to(self, Py_ssize_t i, SendBuffer out) except -1:
-        cdef Py_ssize_t start = self.ends[i - 1] if i else 0, end = self.ends[i]
-        cdef Py_ssize_t big = self.bigs[i - 1] if i else 0, at, size
-        out.reserve(end - start)
+        cdef Py_ssize_t start = self.ends[i - 1] if i else 0
+        cdef Py_ssize_t big = self.bigs[i - 1] if i else 0
+        cdef Borrowed *value
+        out.reserve(self.ends[i] - start)
+        out.reserve_big(self.bigs[i] - big)
         while big < self.bigs[i]:
-            at = <Py_ssize_t>self.bytes_.big_at[big]
-            out.put(self.bytes_.data + start, at - start)
-            value = self.bytes_.big[big]
-            if isinstance(value, bytes):
-                size = PyBytes_GET_SIZE(value)
-            else:
-                PyUnicode_AsUTF8AndSize(value, &size)
-            out.borrow(value, size)
-            start = at
+            value = &self.bytes_.big[big]
+            out.put(self.bytes_.data + start, value.at - start)
+            out.borrow(value.owner, value.data, value.size)
+            start = value.at
             big += 1
-        out.put(self.bytes_.data + start, end - start)
+        out.put(self.bytes_.data + start, self.ends[i] - start)
         return 0
 
     def encoded(self, Py_ssize_t index):
@@ -395,26 +427,44 @@ cdef class Batch:
 
 
 cdef bytes drain(SendBuffer out):
+    """All that waits in `out`, which is empty afterwards."""
+    cdef bytes drained = PyBytes_FromStringAndSize(NULL, out.pending())
+    cdef char *to = PyBytes_AS_STRING(drained)
     cdef const char *p
     cdef Py_ssize_t n
-    cdef list pieces = []
-    while True:
+    while out.pending():
         n = out.peek(&p)
-        if n <= 0:
-            return b"".join(pieces)
-        pieces.append(p[:n])
+        memcpy(to, p, n)
+        to += n
         out.consumed(n)
+    return drained
 
 
 def encode_command(*args, encoding=None):
     """One command in RESP, as redis-py's ``pack_command`` would send it, as ``bytes``.
 
-    Arguments are bytes, text, int, float, bytearray or memoryview; ``encoding`` is None for strict UTF-8, else
-    ``(encoding, errors)``. Raises ``redis.DataError`` for any other type.
+    Arguments are bytes, text, int, float, bytearray or memoryview; ``encoding`` is None for strict UTF-8,
+    else ``(encoding, errors)``. Raises ``redis.DataError`` for any other type.
     """
-    cdef Batch batch = Batch(encoding)
-    batch.add(args, 0)
-    return drain(batch.bytes_)
+    cdef Arg scanned[STACK_ARGS]
+    cdef Py_ssize_t i, n = len(args) - 1, size
+    cdef list keep = []
+    cdef Name name
+    cdef bytes command
+    cdef char *p
+    if not 0 <= n <= STACK_ARGS:
+        return encode_commands((args,), encoding)
+    # Straight into an object of the right size, without a buffer between.
+    name = name_of(<object>PyTuple_GET_ITEM(args, 0))
+    size = scan(args, 1, scanned, encoding, keep)
+    size += 3 + width_of(name.words + n) + PyBytes_GET_SIZE(name.frame)
+    for i in range(n):
+        size += 5 + width_of(scanned[i].size)
+    command = PyBytes_FromStringAndSize(NULL, size)
+    p = head(PyBytes_AS_STRING(command), name, n)
+    for i in range(n):
+        p = body(line(p, 36, <unsigned long long>scanned[i].size), &scanned[i])
+    return command
 
 
 def encode_commands(commands, encoding=None):

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy
@@ -335,7 +336,4 @@ def test_table_equals_a_dictionary(spans: list[tuple[int, int, int]], patches: l
     # Its own ranges make the same table, and no two of them could be one.
     again = SlotTable(table.ranges(), "abcde")
     assert owners(again) == model
-    assert all(
-        left[1] + 1 < right[0] or left[2] != right[2]
-        for left, right in zip(table.ranges(), table.ranges()[1:], strict=False)
-    )
+    assert all(left[1] + 1 < right[0] or left[2] != right[2] for left, right in pairwise(table.ranges()))
