@@ -13,6 +13,8 @@ cdef class ClientCalls:
     cdef Engine engine
     # What the client itself knows: replies come from primaries, none is kept, no callback was replaced.
     cdef public bint _straight
+    # The object has an execute_command of its own.
+    cdef bint replaced
 
     cdef bint short(self) except -1
     cdef object answer(self, tuple call)
@@ -35,4 +37,7 @@ cdef class PipelineCalls:
     cdef public Queue _queue
     # Plans of the commands with a short way, when every command may take it; else None.
     cdef public object _short_plans
+    # The object has an execute_command of its own.
+    cdef bint replaced
+
     cdef bint short(self) except -1

@@ -10,19 +10,14 @@ import redis.cluster
 from redis.observability import recorder
 
 cdef extern from "Python.h":
-    int PyMethod_Check(object)
-    PyObject *PyMethod_GET_FUNCTION(object)
+    # The attribute that a class has by its bases, borrowed; hits the interpreter's method cache.
+    PyObject *_PyType_Lookup(type, object)
+    int PyObject_GenericSetAttr(object, object, PyObject *value) except -1
 
 cdef object _CLIENT_FUNNEL = redis.RedisCluster.execute_command
 cdef object _PIPELINE_FUNNEL = redis.cluster.ClusterPipeline.execute_command
 cdef object _PIPELINE_EXECUTE = redis.cluster.ClusterPipeline.execute
 cdef object _OK = b"OK"
-
-
-cdef bint untouched(object owner, object funnel):
-    """True while `owner.execute_command` is `funnel`, on its class and on the object itself."""
-    cdef object method = owner.execute_command
-    return PyMethod_Check(method) and PyMethod_GET_FUNCTION(method) == <PyObject*>funnel
 
 
 cdef class ClientCalls:
@@ -32,8 +27,23 @@ cdef class ClientCalls:
         self.engine = engine
         self._straight = straight
 
+    def __setattr__(self, name, value):
+        if name == "execute_command":
+            self.replaced = True
+        PyObject_GenericSetAttr(self, name, <PyObject*>value)
+
+    def __delattr__(self, name):
+        if name == "execute_command":
+            self.replaced = False
+        PyObject_GenericSetAttr(self, name, NULL)
+
     cdef bint short(self) except -1:
-        return self._straight and recorder._metrics_collector is None and untouched(self, _CLIENT_FUNNEL)
+        return (
+            self._straight
+            and not self.replaced
+            and _PyType_Lookup(type(self), "execute_command") == <PyObject*>_CLIENT_FUNNEL
+            and recorder._metrics_collector is None
+        )
 
     cdef object answer(self, tuple call):
         """The reply to a call whose first argument is its key, without errors."""
@@ -127,8 +137,22 @@ cdef class Queue:
 
 cdef class PipelineCalls:
 
+    def __setattr__(self, name, value):
+        if name == "execute_command":
+            self.replaced = True
+        PyObject_GenericSetAttr(self, name, <PyObject*>value)
+
+    def __delattr__(self, name):
+        if name == "execute_command":
+            self.replaced = False
+        PyObject_GenericSetAttr(self, name, NULL)
+
     cdef bint short(self) except -1:
-        return self._short_plans is not None and untouched(self, _PIPELINE_FUNNEL)
+        return (
+            self._short_plans is not None
+            and not self.replaced
+            and _PyType_Lookup(type(self), "execute_command") == <PyObject*>_PIPELINE_FUNNEL
+        )
 
     def get(self, name):
         """Queues GET; the pipeline again."""
@@ -185,3 +209,15 @@ def split(Queue queue, str name, list keys, plan, slot_of, Py_ssize_t width=1):
         else:
             queue.put((name, *[part for i in group for part in keys[i : i + width]]), plan)
     return positions
+
+
+def scatter(list positions, list found, Py_ssize_t n):
+    """Puts the values of each command of :func:`split` at their keys' positions among ``n``."""
+    cdef list values = [None] * n, group, part
+    cdef Py_ssize_t i, j
+    for i in range(len(positions)):
+        group = positions[i]
+        part = found[i]
+        for j in range(len(group)):
+            values[group[j]] = part[j]
+    return values

@@ -514,6 +514,8 @@ cdef class Link:
         """Reads what has come unasked, without waiting; True if the link is usable afterwards."""
         if self.closed or self.led:
             return not self.closed
+        if slotwise_now() - self.heard < IDLE and self.on_push is None:
+            return True
         self.led = True
         self.leader = PyThread_get_thread_ident()
         try:
@@ -703,22 +705,25 @@ cdef class Job:
                 self.fill()
         return 0
 
-    cdef int take(self, list results, list decode) except -1:
+    cdef int take(self, list results, list decode, list troubled) except -1:
         """Parses what has been read into its places in `results`."""
         global _errors_made
         cdef Py_ssize_t n = len(self.indices), index
-        cdef object reply
+        cdef object reply, gets = self.link.gets
         cdef long long before
+        cdef bint raised
         while self.answered < n:
             index = self.indices[self.answered]
             before = _errors_made
+            raised = False
             try:
                 if decode is None or decode[index]:
-                    reply = self.link.gets()
+                    reply = gets()
                 else:
-                    reply = self.link.gets(False)
+                    reply = gets(False)
             except (UnicodeError, LookupError) as error:
                 reply = error
+                raised = True
             if reply is _MORE:
                 return 0
             if type(reply) is PushNotification:
@@ -727,8 +732,10 @@ cdef class Job:
             if self.skip:
                 self.skip = False
                 continue
-            if _errors_made != before and type(reply) is not ServerError:
-                reply = Flawed(reply)
+            if raised or _errors_made != before:
+                if not raised and type(reply) is not ServerError:
+                    reply = Flawed(reply)
+                troubled.append(index)
             results[index] = reply
             self.answered += 1
             self.skip = self.asking
@@ -741,6 +748,18 @@ cdef class Job:
                 raise ProtocolError("a reply to no command")
             self.link.pushes.append(reply)
 
+    cdef int read(self, list results, list decode, list troubled) except -1:
+        """Reads, waiting, until every command has its reply or the link failed."""
+        try:
+            while not self.ready():
+                if self.link.receive_some(True) == LATER:
+                    self.broken(TimeoutError("no reply within the time-out"), True)
+                else:
+                    self.take(results, decode, troubled)
+        except (OSError, ProtocolError) as error:
+            self.broken(error)
+        return 0
+
     cdef int broken(self, object error, bint timed_out=False) except -1:
         self.failure = LinkFailure(str(error) or type(error).__name__, sent=True, timed_out=timed_out)
         self.link.fail(error)
@@ -751,15 +770,17 @@ def exchange(list jobs, list results, list decode=None):
     """Writes the commands of all jobs and reads their replies, all nodes at once, reading while it writes.
 
     The links must be idle and nobody else's; one that failed is closed afterwards. ``results[i]`` is set to the reply of command ``i`` of its batch (an exception object for a reply whose
-    text cannot be decoded). Failures of a node end its job alone and are told there. Only what a signal handler raises
-    is raised here; links in the middle of a reply are then closed.
+    text cannot be decoded); returned is a list of the indices whose reply is an error, holds one, or is missing.
+    Failures of a node end its job alone and are told there. Only what a signal handler raises is raised here; links in
+    the middle of a reply are then closed.
     """
+    cdef list troubled = []
     cdef Job job
     cdef Py_ssize_t n = len(jobs), i, active
     cdef pollfd *fds = <pollfd*>PyMem_Malloc((n + 1) * sizeof(pollfd))
     cdef int ready, milliseconds
     cdef double now, left, least
-    cdef bint buffered
+    cdef bint buffered, writing
     if fds == NULL:
         raise MemoryError()
     for job in jobs:
@@ -780,6 +801,7 @@ def exchange(list jobs, list results, list decode=None):
             active = 0
             least = -1
             buffered = False
+            writing = False
             now = slotwise_now()
             for i in range(n):
                 job = jobs[i]
@@ -787,6 +809,7 @@ def exchange(list jobs, list results, list decode=None):
                 fds[i].revents = 0
                 if job.ready():
                     continue
+                writing = writing or job.link.tls or job.link.out.pending() > 0
                 if job.link.timeout >= 0:
                     left = job.moved + job.link.timeout - now
                     if left <= 0:
@@ -800,6 +823,12 @@ def exchange(list jobs, list results, list decode=None):
                 if job.link.tls and job.link.sock.pending():
                     buffered = True
             if not active:
+                break
+            if not writing:
+                # The usual case, and the rest of every other: all is written, so nobody waits for us to read. The
+                # replies of all nodes come while those of the first are read; no poll is needed.
+                for job in jobs:
+                    job.read(results, decode, troubled)
                 break
             milliseconds = 0 if buffered else -1 if least < 0 else <int>(least * 1e3 + 0.999)
             with nogil:
@@ -816,13 +845,15 @@ def exchange(list jobs, list results, list decode=None):
                     if fds[i].revents & ~POLLOUT or (job.link.tls and job.link.sock.pending()):
                         if job.link.receive_some(False) != LATER:
                             job.moved = slotwise_now()
-                            job.take(results, decode)
+                            job.take(results, decode, troubled)
                     if fds[i].revents & POLLOUT and not job.ready():
                         job.send()
                 except (OSError, ProtocolError) as error:
                     job.broken(error)
         for job in jobs:
             job.link.heard = slotwise_now()
+            if job.failure is not None:
+                troubled += job.indices[job.answered :]
             if not job.link.closed:
                 job.link.deliver_pushes()
     finally:
@@ -837,4 +868,4 @@ def exchange(list jobs, list results, list decode=None):
             if job.link.tls:
                 job.link.sock.settimeout(None if job.link.timeout < 0 else job.link.timeout)
             job.link.hand_over()
-    return results
+    return troubled

@@ -27,7 +27,7 @@ from redis.observability import recorder
 from redis.retry import Retry
 from redis.utils import check_protocol_version
 
-from slotwise._calls import ClientCalls
+from slotwise._calls import ClientCalls, scatter
 from slotwise._link import Flawed, LinkFailure, Reentered, ServerError
 from slotwise._slots import SLOTS, key_slot
 from slotwise.errors import (
@@ -427,6 +427,11 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         self._straight = False
         self._dispatcher.forget_plans()
 
+    @property
+    def parent_execute_command(self) -> Callable[..., Any]:
+        """redis-py's name for the client's funnel, as its pipelines know it."""
+        return self.execute_command
+
     def set_retry(self, retry: Retry) -> None:
         """How often, and with which pauses, a call is tried again."""
         self.retry = self._dispatcher.retry = retry
@@ -438,11 +443,7 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         keys = list_or_args(keys, args)
         if not (keys and self._may_batch()):
             return super().mget_nonatomic(keys)
-        values: list[Any] = [None] * len(keys)
-        for positions, found in zip(*self._strategy().by_slot("MGET", keys), strict=True):
-            for position, value in zip(positions, found, strict=True):
-                values[position] = value
-        return values
+        return scatter(*self._strategy().by_slot("MGET", keys), len(keys))
 
     def mset_nonatomic(self, mapping: Mapping[Any, Any]) -> list[bool]:
         """Sets keys in any slots: one MSET per slot, all nodes at once; not atomic."""

@@ -257,7 +257,8 @@ class Dispatcher:
         link = pool.take()
         try:
             job = Job(link, batch, [0], True)
-            results = exchange([job], [UNANSWERED], [decode])
+            results: list[Any] = [UNANSWERED]
+            exchange([job], results, [decode])
         finally:
             pool.give_back(link)
         if job.failure is not None:
@@ -313,7 +314,9 @@ class Dispatcher:
         endpoints = [self.nodes.endpoint_of(Address(node.host, int(node.port))) for node in nodes]
         for _ in nodes:
             batch.add(args, 0)
-        results, failures = self.run(batch, [(e, [i]) for i, e in enumerate(endpoints)], [decode] * len(nodes))
+        results: list[Any] = [UNANSWERED] * len(nodes)
+        parts = [(endpoint, [i]) for i, endpoint in enumerate(endpoints)]
+        _, failures = self.run(batch, parts, results, [decode] * len(nodes))
         values: dict[str, Any] = {}
         for index, node in enumerate(nodes):
             failure = failures.get(index)
@@ -332,17 +335,15 @@ class Dispatcher:
         self,
         batch: Batch,
         parts: Iterable[tuple[Endpoint, list[int]]],
+        results: list[Any],
         decode: list[bool] | None = None,
         *,
         asking: bool = False,
-        results: list[Any] | None = None,
-    ) -> tuple[list[Any], dict[int, Exception]]:
-        """Commands of ``batch`` over a lane per part, all parts at once.
+    ) -> tuple[list[int], dict[int, Exception]]:
+        """Commands of ``batch`` over a lane per part, all parts at once; replies go to their places in ``results``.
 
-        Returns the replies, UNANSWERED where none came, and why none came, by index.
+        Returns the indices whose reply is missing or has an error in it, and why it is missing, by index.
         """
-        if results is None:
-            results = [UNANSWERED] * len(batch)
         failures: dict[int, Exception] = {}
         taken: list[tuple[Any, Link]] = []
         jobs: list[Job] = []
@@ -356,17 +357,18 @@ class Dispatcher:
                     continue
                 taken.append((pool, link))
                 jobs.append(Job(link, batch, indices, asking))
-            exchange(jobs, results, decode)
+            troubled = exchange(jobs, results, decode)
         finally:
             for pool, link in taken:
                 pool.give_back(link)
+        troubled += failures
         for job in jobs:
             if job.failure is not None:
                 for position, index in enumerate(job.indices[job.answered :], job.answered):
                     failures[index] = LinkFailure(
                         str(job.failure), sent=position < job.written, timed_out=job.failure.timed_out
                     )
-        return results, failures
+        return troubled, failures
 
     def command_of(self, args: tuple[Any, ...]) -> Command | None:
         """The facts of the command that ``args`` call."""

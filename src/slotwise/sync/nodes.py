@@ -384,6 +384,25 @@ class NodesManager(redis.cluster.NodesManager):
                 }
             return self._slots_cache
 
+    @slots_cache.setter
+    def slots_cache(self, slots: dict[int, list[ClusterNode]]) -> None:
+        with self._lock:
+            shards: dict[tuple[str, ...], int] = {}
+            ranges = []
+            for slot, nodes in slots.items():
+                index = shards.setdefault(tuple(node.name for node in nodes), len(shards))
+                ranges.append((slot, slot, index))
+            known = {node.name: node for nodes in slots.values() for node in nodes}
+            self.nodes_cache.update({name: node for name, node in known.items() if name not in self.nodes_cache})
+            self.engine.table = SlotTable(
+                ranges,
+                [
+                    tuple(self.endpoint_of(Address(known[name].host, known[name].port)) for name in names)
+                    for names in shards
+                ],
+            )
+            self._slots_cache = None
+
     def endpoint_for(self, slot: int, strategy: LoadBalancingStrategy | None = None) -> Endpoint:
         """The endpoint that answers for ``slot``, chosen among its shard's nodes by ``strategy``."""
         shard: tuple[Endpoint, ...] | None = self.engine.table[slot]

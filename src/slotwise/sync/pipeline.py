@@ -8,7 +8,7 @@ goes again, per node in one batch; what was answered never does.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import redis
 import redis.cluster
@@ -37,35 +37,42 @@ from slotwise.sync.cluster import RedisCluster, Routing
 from slotwise.sync.dispatch import TRYAGAIN_PAUSE, UNANSWERED, exceptions_in, failed
 from slotwise.sync.nodes import NodesManager
 
-if TYPE_CHECKING:
-    from redis.commands.policies import PolicyResolver
+
+class OfClient:
+    """An attribute that a pipeline has from its client, as long as nobody sets it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, pipe: ClusterPipeline | None, owner: type) -> Any:
+        return self if pipe is None else getattr(pipe.cluster_client, self._name)
 
 
 class ClusterPipeline(PipelineCalls, Routing, redis.cluster.ClusterPipeline):
     """redis-py's ClusterPipeline by its surface: tracers replace ``execute`` there and read ``command_stack`` here."""
 
+    nodes_manager = OfClient()
+    result_callbacks = OfClient()
+    cluster_response_callbacks = OfClient()
+    startup_nodes = OfClient()
+    read_from_replicas = OfClient()
+    load_balancing_strategy = OfClient()
+    command_flags = OfClient()
+    node_flags = OfClient()
+    reinitialize_steps = OfClient()
+    retry = OfClient()
+    encoder = OfClient()
+    parent_execute_command = OfClient()
+    _himport_registry = OfClient()
+    _lock = OfClient()
+    _event_dispatcher = OfClient()
+    _policy_resolver = OfClient()
+    _command_flags_mapping = OfClient()
+    _policies_callback_mapping = OfClient()
+
     def __init__(self, cluster: RedisCluster, transaction: bool | None = None) -> None:
         self.cluster_client = cluster
-        self.nodes_manager = cluster.nodes_manager
-        self.refresh_table_asap = False
-        self.result_callbacks = cluster.result_callbacks
-        self.cluster_response_callbacks = cluster.cluster_response_callbacks
-        self.startup_nodes = list(cluster.nodes_manager.startup_nodes.values())
-        self.read_from_replicas = cluster.read_from_replicas
-        self.load_balancing_strategy = cluster.load_balancing_strategy
-        self.command_flags = cluster.command_flags
-        self.node_flags = cluster.node_flags
         self.reinitialize_counter = 0
-        self.reinitialize_steps = cluster.reinitialize_steps
-        self.retry = cluster.retry
-        self.encoder = cluster.encoder
-        self._himport_registry = cluster._himport_registry
-        self._lock = cluster._lock
-        self._event_dispatcher = cluster._event_dispatcher
-        self._policy_resolver: PolicyResolver = cluster._policy_resolver
-        self._command_flags_mapping = cluster._command_flags_mapping
-        self._policies_callback_mapping = cluster._policies_callback_mapping
-        self.parent_execute_command = cluster.execute_command
         dispatcher = cluster._dispatcher
         self._short_plans = None if transaction or dispatcher.strategy else dispatcher.short_plans()
         self._execution_strategy: AbstractStrategy = (
@@ -227,7 +234,8 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         results: list[Any] = [UNANSWERED] * count
         started = time.monotonic()
         parts, failures = self._parts(range(count), first=True)
-        _, more = self._dispatcher.run(queue.batch, parts, decode, results=results)
+        troubled, more = self._dispatcher.run(queue.batch, parts, results, decode)
+        troubled += failures
         failures.update(more)
         if recorder._metrics_collector is not None:
             for endpoint, members in parts:
@@ -235,9 +243,6 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
                 failure = next((more[i] for i in members if i in more), None)
                 error = failure or (parse_error(wrong.text) if wrong is not None else None)
                 self._dispatcher.record("PIPELINE", started, endpoint, error)
-        troubled = [
-            i for i, reply in enumerate(results) if type(reply) in _TROUBLE or isinstance(reply, Exception)
-        ]
         errors = self._settle(troubled, results, failures, decode, redirections) if troubled else {}
         value = self._dispatcher.value
         for index, plan in queue.shaped:
@@ -267,9 +272,10 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
                     parts[table.shards[shard][0]] = members
             indices = groups.get(-1, ())
         for index in indices:
-            endpoint = self._pinned.get(index) if first else None
+            slot = self._queue.batch.slot(index)
+            # A read goes to its replica once; a command for a node that the caller named goes nowhere else.
+            endpoint = self._pinned.get(index) if first or slot < 0 else None
             if endpoint is None:
-                slot = self._queue.batch.slot(index)
                 shard_nodes = table[slot] if slot >= 0 else None
                 if shard_nodes is None:
                     failures[index] = SlotNotCoveredError(f'Slot "{slot}" not covered by the cluster.')
@@ -356,17 +362,15 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
             for index in (*again, *(i for members in ask.values() for i in members)):
                 results[index] = UNANSWERED
             parts, failures = self._parts(again, first=False)
-            _, more = self._dispatcher.run(self._queue.batch, parts, decode, results=results)
+            troubled, more = self._dispatcher.run(self._queue.batch, parts, results, decode)
+            troubled += failures
             failures.update(more)
             if ask:
-                _, more = self._dispatcher.run(
-                    self._queue.batch, list(ask.items()), decode, asking=True, results=results
+                asked, more = self._dispatcher.run(
+                    self._queue.batch, list(ask.items()), results, decode, asking=True
                 )
+                troubled += asked
                 failures.update(more)
-            pending = again + [i for members in ask.values() for i in members]
-            troubled = [
-                i for i in pending if type(results[i]) in _TROUBLE or isinstance(results[i], Exception)
-            ]
         return errors
 
     def _host_of(self, index: int) -> str:
@@ -384,9 +388,6 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         except (ConnectionError, RedisClusterException):
             # The next try tells, with an exception of its own.
             pass
-
-
-_TROUBLE = frozenset({ServerError, Flawed, type(UNANSWERED)})
 
 
 class TransactionStrategy(RedisTransactionStrategy):
