@@ -112,9 +112,12 @@ cdef class Link:
 
 cdef class Endpoint:
     """A node as the engine sees it: its shared link and what opens another."""
-    cdef public object node
+    # Its address, and the pool of the connections that nobody shares.
+    cdef readonly object node
+    cdef readonly object pool
+    # The shared link, None before the first call.
     cdef public Link link
-    cdef readonly object opener
+    cdef object opener
 
     cdef Link open(self)
 

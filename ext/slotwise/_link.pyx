@@ -585,10 +585,11 @@ cdef class Flawed:
 
 @cython.final
 cdef class Endpoint:
-    """A node: ``opener(endpoint)`` returns its open shared link, opening one where needed."""
+    """A node at address ``node``: ``opener(endpoint)`` returns its open shared link, ``pool`` has the others."""
 
-    def __cinit__(self, node, opener):
+    def __cinit__(self, node, pool, opener):
         self.node = node
+        self.pool = pool
         self.opener = opener
 
     cdef Link open(self):

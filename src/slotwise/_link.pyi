@@ -4,6 +4,7 @@ from typing import Any, final
 from slotwise._encoder import Batch
 from slotwise._slots import SlotTable
 from slotwise.routing.topology import Address
+from slotwise.sync.connection import NodePool
 
 # (encoding, errors) of text.
 _Encoding = tuple[str, str]
@@ -54,11 +55,12 @@ class Link:
 
 @final
 class Endpoint:
-    node: Address
     link: Link | None
-    def __new__(cls, node: Address, opener: Callable[[Endpoint], Link]) -> Endpoint: ...
+    def __new__(cls, node: Address, pool: NodePool, opener: Callable[[Endpoint], Link]) -> Endpoint: ...
     @property
-    def opener(self) -> Callable[[Endpoint], Link]: ...
+    def node(self) -> Address: ...
+    @property
+    def pool(self) -> NodePool: ...
 
 class Engine:
     table: SlotTable
@@ -86,4 +88,4 @@ class Job:
     @property
     def failure(self) -> LinkFailure | None: ...
 
-def exchange(jobs: list[Job], results: list[Any], decode: list[bool] | None = None) -> list[Any]: ...
+def exchange(jobs: list[Job], results: list[Any], decode: list[bool] | None = None) -> list[int]: ...

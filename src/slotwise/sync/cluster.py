@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import redis
 import redis.cluster
@@ -29,7 +28,6 @@ from redis.utils import check_protocol_version
 
 from slotwise._calls import ClientCalls, scatter
 from slotwise._link import Flawed, LinkFailure, Reentered, ServerError
-from slotwise._slots import SLOTS, key_slot
 from slotwise.errors import (
     ClosedClientError,
     DataError,
@@ -37,57 +35,15 @@ from slotwise.errors import (
     RedisError,
     SlotNotCoveredError,
 )
-from slotwise.routing.plan import keys_in
 from slotwise.routing.topology import Address
 from slotwise.sync.caching import ReplyCache
 from slotwise.sync.dispatch import CLOSED, Dispatcher, exceptions_in
 from slotwise.sync.distribution import Distribution, measure
+from slotwise.sync.keys import Routing
 from slotwise.sync.nodes import NodesManager
-
-if TYPE_CHECKING:
-    from slotwise.sync.pipeline import PipelineStrategy
+from slotwise.sync.pipeline import ClusterPipeline, PipelineStrategy
 
 _NEVER_DECODE = "NEVER_DECODE"
-
-
-class Routing:
-    """Where a call goes, by the table of key positions: no COMMAND GETKEYS round trip."""
-
-    encoder: Encoder
-    command_flags: dict[str, str]
-
-    def keyslot(self, key: Any) -> int:
-        """The slot of ``key``, 0 to 16383 (CLUSTER KEYSLOT)."""
-        return key_slot(self.encoder.encode(key))
-
-    def _get_command_keys(self, *args: Any) -> list[Any] | None:
-        return keys_in(args)
-
-    def determine_slot(self, *args: Any) -> int | None:
-        """The slot that all keys of the call share; None for CLIENT TRACKING, a random one for a script without keys.
-
-        Raises RedisClusterException when there is no key to route by or the keys lie in several slots.
-        """
-        command = args[0]
-        name = str(command).upper()
-        if self.command_flags.get(name) == SLOT_ID:
-            return int(args[1])
-        if name == "CLIENT TRACKING":
-            return None
-        if name in ("EVAL", "EVALSHA") and len(args) <= 2:
-            raise RedisClusterException(f"Invalid args in command: {args}")
-        keys = keys_in(args)
-        if not keys:
-            if name in ("EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"):
-                return random.randrange(SLOTS)
-            raise RedisClusterException(
-                "No way to dispatch this command to Redis Cluster. Missing key.\n"
-                f"You can execute the command by specifying target nodes.\nCommand: {args}"
-            )
-        slot = self.keyslot(keys[0])
-        if any(self.keyslot(key) != slot for key in keys[1:]):
-            raise RedisClusterException(f"{command} - all keys must map to the same key slot")
-        return slot
 
 
 class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
@@ -472,8 +428,6 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
 
     def pipeline(self, transaction: bool | None = None, shard_hint: Any = None) -> Any:
         """A pipeline over all nodes; ``transaction=True`` makes it MULTI/EXEC on one slot, with WATCH."""
-        from slotwise.sync.pipeline import ClusterPipeline
-
         if shard_hint:
             raise RedisClusterException("shard_hint is deprecated in cluster mode")
         return ClusterPipeline(self, transaction=transaction)

@@ -242,7 +242,7 @@ class Dispatcher:
             except Reentered:
                 # A signal handler or a finalizer of the very thread that is waiting on the shared link.
                 pass
-        pool = self.nodes.pool_of(endpoint.node)
+        pool = endpoint.pool
         link = pool.take()
         try:
             return link.execute(args, decode, self.engine.encoding)
@@ -253,7 +253,7 @@ class Dispatcher:
         """ASKING and the command in one write, over one connection."""
         batch = Batch(self.engine.encoding)
         batch.add(args, 0)
-        pool = self.nodes.pool_of(endpoint.node)
+        pool = endpoint.pool
         link = pool.take()
         try:
             job = Job(link, batch, [0], True)
@@ -349,7 +349,7 @@ class Dispatcher:
         jobs: list[Job] = []
         try:
             for endpoint, indices in parts:
-                pool = self.nodes.pool_of(endpoint.node)
+                pool = endpoint.pool
                 try:
                     link = pool.take()
                 except (ConnectionError, TimeoutError) as error:

@@ -156,7 +156,9 @@ class NodesManager(redis.cluster.NodesManager):
         with self._lock:
             endpoint = self._endpoints.get(address.name)
             if endpoint is None:
-                endpoint = self._endpoints[address.name] = Endpoint(address, self._open)
+                endpoint = self._endpoints[address.name] = Endpoint(
+                    address, self.pool_of(address), self._open
+                )
             return endpoint
 
     def shared_link(self, endpoint: Endpoint) -> Link:
@@ -167,7 +169,7 @@ class NodesManager(redis.cluster.NodesManager):
     def _open(self, endpoint: Endpoint) -> Link:
         # A call after close() opens the client again, as it does in redis-py.
         self.closed = False
-        return self.pool_of(endpoint.node).shared(endpoint)
+        return endpoint.pool.shared(endpoint)
 
     def client_of(self, node: ClusterNode) -> redis.Redis:
         """A standalone redis-py client over the node's pool."""
@@ -369,9 +371,7 @@ class NodesManager(redis.cluster.NodesManager):
             redis.cluster.logger.exception("a listener raised while the slots changed")
 
     @property
-    def slots_cache(  # type: ignore[override]  # a plain attribute in redis-py
-        self,
-    ) -> dict[int, list[ClusterNode]]:
+    def slots_cache(self) -> dict[int, list[ClusterNode]]:
         """redis-py's table, slot to its nodes, the primary first; made when somebody looks."""
         with self._lock:
             if self._slots_cache is None:

@@ -8,7 +8,7 @@ goes again, per node in one batch; what was answered never does.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.cluster
@@ -33,9 +33,12 @@ from slotwise.errors import (
 from slotwise.routing.plan import Plan
 from slotwise.routing.redirects import REDIRECTS_MAX, Step, after_error, after_failure
 from slotwise.routing.topology import Address, resolve
-from slotwise.sync.cluster import RedisCluster, Routing
 from slotwise.sync.dispatch import TRYAGAIN_PAUSE, UNANSWERED, exceptions_in, failed
+from slotwise.sync.keys import Routing
 from slotwise.sync.nodes import NodesManager
+
+if TYPE_CHECKING:
+    from slotwise.sync.cluster import RedisCluster
 
 
 class OfClient:
@@ -107,10 +110,14 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         self._engine = self._dispatcher.engine
         self._spread_reads = self._dispatcher.strategy is not None
         super().__init__(pipe)
-        self.reset()
+        self._empty()
 
     def reset(self) -> None:
         """Empties the pipeline."""
+        if self._queue.calls:
+            self._empty()
+
+    def _empty(self) -> None:
         self._queue = self._pipe._queue = Queue(self._engine.encoding)
         # Nodes of the commands that are not routed by a slot, and of reads for replicas.
         self._pinned: dict[int, Endpoint] = {}
@@ -208,12 +215,8 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Sends everything; values in the order of the calls."""
-        if not self._queue.calls:
-            return []
-        try:
-            return self._execute(raise_on_error)
-        finally:
-            self.reset()
+        # ClusterPipeline.execute empties the pipeline afterwards.
+        return self._execute(raise_on_error) if self._queue.calls else []
 
     def send_cluster_commands(
         self, stack: Any, raise_on_error: bool = True, allow_redirections: bool = True
