@@ -1,0 +1,9 @@
+"""The keys and values that all rows work on."""
+
+VALUE_BYTES = 100
+KEYS = [f"key:{number:012}" for number in range(10_000)]
+
+
+def value_of(key: str) -> bytes:
+    """The value of a key begins with it, so that a mixed-up reply shows."""
+    return key.encode().ljust(VALUE_BYTES, b".")
