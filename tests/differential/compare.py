@@ -108,7 +108,9 @@ def _in_words_of_redis_py(error: Exception) -> Exception:
 
     With hiredis redis-py says "A tuple item must be ...", without it which type to convert.
     """
-    if type(error) is DataError and (isinstance(error.args[0], TypeError) or "Invalid input of type" in str(error)):
+    if type(error) is DataError and (
+        "A tuple item must be" in str(error) or "Invalid input of type" in str(error)
+    ):
         return DataError("a value that cannot be sent")
     return error
 

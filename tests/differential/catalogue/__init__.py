@@ -18,7 +18,20 @@ from tests.differential.catalogue import (
 
 CASES: list[Case] = [
     one
-    for module in (strings, keys, hashes, lists, sets, sorted_sets, geo, streams, scripts, server, topology, newer)
+    for module in (
+        strings,
+        keys,
+        hashes,
+        lists,
+        sets,
+        sorted_sets,
+        geo,
+        streams,
+        scripts,
+        server,
+        topology,
+        newer,
+    )
     for one in module.CASES
 ]
 

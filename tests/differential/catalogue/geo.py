@@ -2,7 +2,19 @@
 
 from tests.differential.case import NOWHERE, A, E, case
 
-PLACES = ("GEOADD", A, 13.361389, 38.115556, "Palermo", 15.087269, 37.502669, "Catania", 2.2, 41.4, "Barcelona")
+PLACES = (
+    "GEOADD",
+    A,
+    13.361389,
+    38.115556,
+    "Palermo",
+    15.087269,
+    37.502669,
+    "Catania",
+    2.2,
+    41.4,
+    "Barcelona",
+)
 NEAR = {"longitude": 15, "latitude": 37, "radius": 200, "unit": "km"}
 
 CASES = [
@@ -22,9 +34,9 @@ CASES = [
     case("geopos", A, "Palermo", "Atlantis").given(PLACES),
     case("geopos", NOWHERE, "Palermo"),
     case("georadius", A, 15, 37, 200, unit="km").given(PLACES),
-    case("georadius", A, 15, 37, 2000, unit="km", withdist=True, withcoord=True, withhash=True, sort="ASC").given(
-        PLACES
-    ),
+    case(
+        "georadius", A, 15, 37, 2000, unit="km", withdist=True, withcoord=True, withhash=True, sort="ASC"
+    ).given(PLACES),
     case("georadius", A, 15, 37, 2000, unit="km", withdist=True, count=2, sort="DESC").given(PLACES),
     case("georadius", A, 15, 37, 2000, unit="km", count=1, any=True).given(PLACES),
     case("georadius", A, 15, 37, 200, unit="km", store=E).given(PLACES),
@@ -39,7 +51,9 @@ CASES = [
     case("geosearch", A, **NEAR).given(PLACES),
     case("geosearch", A, **NEAR, sort="DESC", withdist=True).given(PLACES),
     case("geosearch", A, **NEAR, withcoord=True, withhash=True).given(PLACES),
-    case("geosearch", A, member="Palermo", width=4000, height=400, unit="km", count=1, any=True).given(PLACES),
+    case("geosearch", A, member="Palermo", width=4000, height=400, unit="km", count=1, any=True).given(
+        PLACES
+    ),
     case("geosearch", NOWHERE, **NEAR),
     case("geosearch", A, longitude=15, latitude=37).fails(),
     case("geosearch", A, member="Palermo", **NEAR).fails(),

@@ -26,7 +26,9 @@ DUMPED = b"\x00\x05value\t\x00Q\x04\x90\xf4\x95,\xf8\xdf"
 def scan_rounds(client: Any) -> Any:
     cursor, found = 0, []
     while True:
-        cursor, keys = client.scan(cursor, match="spread-*", count=10_000, target_nodes=client.get_node_from_key(A))
+        cursor, keys = client.scan(
+            cursor, match="spread-*", count=10_000, target_nodes=client.get_node_from_key(A)
+        )
         found += keys
         if not any(cursor.values()):
             return sorted(found)

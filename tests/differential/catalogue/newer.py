@@ -72,7 +72,15 @@ ARRAYS = [
 
 VECTOR_SETS = [
     through("vset", "vadd", A, [1.0, 0.5, 0.25], "first"),
-    through("vset", "vadd", A, b"\x00\x00\x80?\x00\x00\x00?", "first", quantization=QuantizationOptions.NOQUANT, cas=True),
+    through(
+        "vset",
+        "vadd",
+        A,
+        b"\x00\x00\x80?\x00\x00\x00?",
+        "first",
+        quantization=QuantizationOptions.NOQUANT,
+        cas=True,
+    ),
     through("vset", "vadd", A, [1.0, 2.0], "first", attributes={"year": 1990}, ef=100, numlinks=8),
     through("vset", "vadd", A, [], "first").fails(),
     through("vset", "vcard", A).given(*VECTORS),

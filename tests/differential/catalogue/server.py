@@ -87,7 +87,9 @@ ACL = [
     case("acl_log_reset"),
     case("acl_save").fails(),
     case("acl_setuser", "tester", enabled=True, nopass=True, commands=["+get"], keys=["a*"], channels=["c*"]),
-    case("acl_setuser", "tester", enabled=True, passwords=["+one", b"+two"], categories=["+@read"], reset=True),
+    case(
+        "acl_setuser", "tester", enabled=True, passwords=["+one", b"+two"], categories=["+@read"], reset=True
+    ),
     case("acl_setuser", "tester", hashed_passwords=["+" + "0" * 64], reset_keys=True, reset_channels=True),
     case("acl_setuser", "tester", reset=True, selectors=[("+set", "~b*")]).newer(),
     case("acl_setuser", "tester", nopass=True, passwords=["+x"]).fails(),
@@ -109,7 +111,14 @@ CLIENTS = [
     case("client_info").seen_as(some_kinds),
     case("client_kill", "127.0.0.1:1").fails(),
     case("client_kill_filter", _id=10**12),
-    case("client_kill_filter", _type="pubsub", addr="127.0.0.1:1", laddr="127.0.0.1:1", skipme=True, user="default"),
+    case(
+        "client_kill_filter",
+        _type="pubsub",
+        addr="127.0.0.1:1",
+        laddr="127.0.0.1:1",
+        skipme=True,
+        user="default",
+    ),
     case("client_kill_filter", maxage=10**6).newer(),
     case("client_kill_filter").fails(),
     case("client_kill_filter", _type="other").fails(),

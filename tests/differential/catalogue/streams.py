@@ -16,9 +16,18 @@ def without_times(value: Any) -> Any:
     """Replies about streams in which idle and delivery times are only numbers."""
     if isinstance(value, dict):
         names = {name.decode() if isinstance(name, bytes) else name: name for name in value}
-        timed = ("idle", "inactive", "seen-time", "active-time", "time_since_delivered", "radix-tree-keys", "radix-tree-nodes")
+        timed = (
+            "idle",
+            "inactive",
+            "seen-time",
+            "active-time",
+            "time_since_delivered",
+            "radix-tree-keys",
+            "radix-tree-nodes",
+        )
         return type(value), {
-            raw: type(value[raw]) if name in timed else without_times(value[raw]) for name, raw in names.items()
+            raw: type(value[raw]) if name in timed else without_times(value[raw])
+            for name, raw in names.items()
         }
     if isinstance(value, list | tuple):
         # An entry that a consumer holds: id, consumer, delivery time, count; or without the consumer.
@@ -102,7 +111,9 @@ CASES = [
     case("xreadgroup", "group", "first", {A: ">"}, count=1, block=10, noack=True).given(*GROUP),
     case("xreadgroup", "group", "first", {A: 0}).given(*READ),
     case("xreadgroup", "group", "second", {A: 0}).given(*READ),
-    case("xreadgroup", "group", "first", {A: ">"}, block=5).given(*GROUP, ("XGROUP", "SETID", A, "group", "$")),
+    case("xreadgroup", "group", "first", {A: ">"}, block=5).given(
+        *GROUP, ("XGROUP", "SETID", A, "group", "$")
+    ),
     case("xreadgroup", "group", "first", {A: 0}).given(*READ, ("XDEL", A, "1-1")),
     case("xreadgroup", "group", "first", {A: ">"}, claim_min_idle_time=0).given(*READ).newer().seen_as(kinds),
     case("xreadgroup", "missing", "first", {A: ">"}).given(*STREAM).fails(),
@@ -124,7 +135,9 @@ CASES = [
     case("xpending", A, "group").given(*GROUP),
     case("xpending", A, "missing").given(*GROUP).fails(),
     case("xpending_range", A, "group", "-", "+", 10).given(*READ).seen_as(without_times),
-    case("xpending_range", A, "group", "-", "+", 1, consumername="first", idle=0).given(*READ).seen_as(without_times),
+    case("xpending_range", A, "group", "-", "+", 1, consumername="first", idle=0)
+    .given(*READ)
+    .seen_as(without_times),
     case("xpending_range", A, "group", "-", "+", 10).given(*GROUP),
     case("xpending_range", A, "group", "-", "+", None).fails(),
     case("xpending_range", A, "group", None, None, None, consumername="first").fails(),

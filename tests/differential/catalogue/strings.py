@@ -112,7 +112,7 @@ STRINGS = [
     case("mset_nonatomic", {key: number for number, key in enumerate(SPREAD)}),
     case("mset_nonatomic", {A: 1, B: 2, SPREAD[3]: 3}),
     case("mset_nonatomic", {}),
-    case("mset_nonatomic", {SPREAD[0]: "x", A: None}).fails(),
+    case("mset_nonatomic", {A: None, SPREAD[0]: "x"}).fails(),
     case("msetnx", {A: 1, B: 2}),
     case("msetnx", {A: 1, B: 2}).given(OTHER),
     case("msetnx", {A: 1, SPREAD[0]: 2}).fails(),

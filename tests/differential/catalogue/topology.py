@@ -54,7 +54,8 @@ def nodes_seen_by_home(client: Any) -> Any:
     """Without ping times, which differ from call to call."""
     nodes = client.execute_command("CLUSTER NODES", target_nodes=home(client))
     return {
-        address: {name: value for name, value in node.items() if "last" not in name} for address, node in nodes.items()
+        address: {name: value for name, value in node.items() if "last" not in name}
+        for address, node in nodes.items()
     }
 
 
@@ -62,7 +63,8 @@ def replicas_of_home(client: Any) -> Any:
     node = home(client)
     found = client.cluster_replicas(client.cluster_myid(node), target_nodes=node)
     return {
-        address: {name: value for name, value in one.items() if "last" not in name} for address, one in found.items()
+        address: {name: value for name, value in one.items() if "last" not in name}
+        for address, one in found.items()
     }
 
 
