@@ -117,6 +117,7 @@ def test_a_name_in_bytes_is_the_same_name(
     def by_class(client: Any) -> Any:
         return client.execute_command(name.encode() if isinstance(client, Subject) else name, *words[1:])
 
+    by_class.__name__ = repr(words)
     for pair in pairs[:EVERY_SHAPE]:
         pair.answers(case("execute_command").doing(by_class).given(*setup))
 

@@ -6,7 +6,19 @@ from tests.differential.case import A, B, case
 from tests.differential.compare import between, kind, kinds, only, some_kinds, unordered
 
 TEXT = ("SET", A, "value")
-USER = ("ACL", "SETUSER", "tester", "reset", "on", ">secret", "~a*", "&ch*", "+@read", "-get")
+USER = (
+    "ACL",
+    "SETUSER",
+    "tester",
+    "reset",
+    "resetchannels",
+    "on",
+    ">secret",
+    "~a*",
+    "&ch*",
+    "+@read",
+    "-get",
+)
 NO_USER = ("ACL", "DELUSER", "tester")
 
 
@@ -86,7 +98,16 @@ ACL = [
     case("acl_log", "all").fails(),
     case("acl_log_reset"),
     case("acl_save").fails(),
-    case("acl_setuser", "tester", enabled=True, nopass=True, commands=["+get"], keys=["a*"], channels=["c*"]),
+    case(
+        "acl_setuser",
+        "tester",
+        enabled=True,
+        nopass=True,
+        commands=["+get"],
+        keys=["a*"],
+        channels=["c*"],
+        reset_channels=True,
+    ),
     case(
         "acl_setuser", "tester", enabled=True, passwords=["+one", b"+two"], categories=["+@read"], reset=True
     ),
@@ -203,7 +224,7 @@ SERVER = [
     case("info", "keyspace").seen_as(some_kinds),
     case("info", "cpu", "clients").seen_as(some_kinds).newer(),
     case("info", "no such section"),
-    case("info").doing(info_of_home).seen_as(only("redis_mode", "tcp_port", "run_id", "process_id")),
+    case("info").doing(info_of_home).seen_as(only("tcp_port", "run_id", "process_id")),
     case("info", "replication", target_nodes="all").seen_as(some_kinds),
     case("lastsave").seen_as(kind),
     case("lastsave", target_nodes="all").seen_as(kinds),
