@@ -2,10 +2,13 @@
 from collections.abc import Callable
 from typing import Any, final
 
+from typing_extensions import disjoint_base
+
 from slotwise._encoder import Batch
 from slotwise._link import Engine
 from slotwise.routing.plan import Plan
 
+@disjoint_base
 class ClientCalls:
     _straight: bool
     def _open_calls(self, engine: Engine, straight: bool) -> None: ...
@@ -32,6 +35,7 @@ class Queue:
         slot: int | None = None,
     ) -> None: ...
 
+@disjoint_base
 class PipelineCalls:
     _queue: Queue
     _short_plans: dict[str, Plan] | None

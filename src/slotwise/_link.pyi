@@ -1,6 +1,8 @@
 from collections.abc import Callable
 from typing import Any, final
 
+from typing_extensions import disjoint_base
+
 from slotwise._encoder import Batch
 from slotwise._slots import SlotTable
 from slotwise.routing.topology import Address
@@ -62,6 +64,7 @@ class Endpoint:
     @property
     def pool(self) -> NodePool: ...
 
+@disjoint_base
 class Engine:
     table: SlotTable
     def __new__(cls, table: SlotTable, encoding: _Encoding | None = None) -> Engine: ...
