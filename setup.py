@@ -39,7 +39,8 @@ MODULES = {
     "_slots": ["_crc16.h", "_slots.pxd"],
     "_encoder": ["_crc16.h", "_encoder.pxd", "_slots.pxd"],
     "_link": ["_net.h", "_crc16.h", "_encoder.pxd", "_link.pxd", "_slots.pxd"],
-    "_calls": ["_calls.pxd", "_encoder.pxd", "_link.pxd", "_slots.pxd"],
+    "_aiolink": ["_net.h", "_crc16.h", "_aiolink.pxd", "_encoder.pxd", "_link.pxd", "_slots.pxd"],
+    "_calls": ["_aiolink.pxd", "_calls.pxd", "_encoder.pxd", "_link.pxd", "_slots.pxd"],
 }
 
 setup(

@@ -4,6 +4,7 @@ A short way may be taken only while nobody looks at the long one: ``execute_comm
 and on the object, since tracers replace it there to see every command. Every method asks for itself at every call.
 """
 
+from slotwise._aiolink cimport AsyncEngine
 from slotwise._encoder cimport Batch
 from slotwise._link cimport Engine
 
@@ -17,6 +18,7 @@ cdef class ClientCalls:
     cdef bint replaced
 
     cdef bint short(self) except -1
+    cdef bint unwatched(self) except -1
     cdef object answer(self, tuple call)
 
 
@@ -39,5 +41,19 @@ cdef class PipelineCalls:
     cdef public object _short_plans
     # The object has an execute_command of its own.
     cdef bint replaced
+
+    cdef bint short(self) except -1
+
+
+cdef class AsyncCalls:
+    """The short way of an asyncio client, a part of it: redis-py's class has a layout of its own."""
+    cdef AsyncEngine engine
+    # The client's class, and what it has as execute_command while nobody replaced it.
+    cdef object owner
+    cdef object funnel
+    # Replies come from primaries, none is kept, no callback was replaced.
+    cdef public bint straight
+    # The client object has an execute_command of its own.
+    cdef public bint replaced
 
     cdef bint short(self) except -1

@@ -1,11 +1,14 @@
 """Short ways of the commonest calls, for a client and for its pipelines; see the .pxd."""
 
+cimport cython
 from cpython.object cimport PyObject
 
+from slotwise._aiolink cimport AsyncEngine
 from slotwise._encoder cimport Batch
 from slotwise._link cimport Engine, Flawed, ServerError
 
 import redis
+import redis.asyncio
 import redis.cluster
 from redis.observability import recorder
 
@@ -16,8 +19,11 @@ cdef extern from "Python.h":
 
 cdef object _CLIENT_FUNNEL = redis.RedisCluster.execute_command
 cdef object _PIPELINE_FUNNEL = redis.cluster.ClusterPipeline.execute_command
+cdef object _PIPELINE = redis.cluster.ClusterPipeline
 cdef object _PIPELINE_EXECUTE = redis.cluster.ClusterPipeline.execute
 cdef object _OK = b"OK"
+cdef object _ASYNC_CLIENT = redis.asyncio.RedisCluster
+cdef object _ASYNC_FUNNEL = redis.asyncio.RedisCluster.__dict__["execute_command"]
 
 
 cdef class ClientCalls:
@@ -87,19 +93,23 @@ cdef class ClientCalls:
 
     def delete(self, *keys):
         """Deletes the keys, whatever slots they lie in, and returns how many there were (DEL)."""
-        if len(keys) == 1 and self.short():
+        if len(keys) == 1 and self.unwatched():
             return self.answer(("DEL", keys[0]))
         return super().delete(*keys)
 
     def exists(self, *keys):
         """How many of the keys exist, whatever slots they lie in (EXISTS)."""
-        if len(keys) == 1 and self.short():
+        if len(keys) == 1 and self.unwatched():
             return self.answer(("EXISTS", keys[0]))
         return super().exists(*keys)
 
+    cdef bint unwatched(self) except -1:
+        """For what redis-py sends through a pipeline: nobody watches ClusterPipeline.execute either."""
+        return self.short() and _PyType_Lookup(<type>_PIPELINE, "execute") == <PyObject*>_PIPELINE_EXECUTE
+
     def _may_batch(self):
-        """True while neither the funnel nor ClusterPipeline.execute is watched: several nodes are asked directly."""
-        return self.short() and redis.cluster.ClusterPipeline.execute is _PIPELINE_EXECUTE
+        """True while nobody watches calls or pipelines: several nodes are asked directly."""
+        return self.unwatched()
 
 
 cdef class Queue:
@@ -120,6 +130,10 @@ cdef class Queue:
             self.shaped.append((len(self.calls), plan))
         self.calls.append(call)
         return 0
+
+    def add_short(self, tuple call, plan):
+        """Encodes a command without options whose key is its first argument."""
+        self.put(call, plan)
 
     def add(self, tuple call, dict options, plan, Py_ssize_t first_key=0, slot=None):
         """Encodes a command. It is routed by the key at ``first_key``, or by ``slot``, or by neither."""
@@ -221,3 +235,31 @@ def scatter(list positions, list found, Py_ssize_t n):
         for j in range(len(group)):
             values[group[j]] = part[j]
     return values
+
+
+@cython.final
+cdef class AsyncCalls:
+    """``owner`` is the client's class, ``funnel`` what it has as ``execute_command`` while nobody replaced it."""
+
+    def __cinit__(self, AsyncEngine engine not None, owner, funnel, bint straight):
+        self.engine = engine
+        self.owner = owner
+        self.funnel = funnel
+        self.straight = straight
+
+    cdef bint short(self) except -1:
+        return (
+            self.straight
+            and not self.replaced
+            and _PyType_Lookup(<type>self.owner, "execute_command") == <PyObject*>self.funnel
+            and _PyType_Lookup(<type>_ASYNC_CLIENT, "execute_command") == <PyObject*>_ASYNC_FUNNEL
+            and recorder._metrics_collector is None
+        )
+
+    def submit(self, tuple call):
+        """The future of the reply to a call whose first argument is its key, or None when it has to go the long way."""
+        return self.engine.keyed(call, 1, True) if self.short() else None
+
+    def may_batch(self):
+        """True while nobody watches single calls: those of several slots may go as one batch."""
+        return self.short()

@@ -110,6 +110,7 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
                 " RedisCluster(startup_nodes=[ClusterNode('localhost', 6379),"
                 " ClusterNode('localhost', 6378)])"
             )
+        kwargs = {name: value for name, value in kwargs.items() if name not in _OLD_KEYWORDS}
         known = set(redis.cluster.REDIS_ALLOWED_KEYS) | _MORE_KEYWORDS
         unknown = sorted(kwargs.keys() - known)
         if unknown:
@@ -480,6 +481,10 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
 
 # Keywords of redis-py's connections that its cluster client drops or that its list leaves out.
 _MORE_KEYWORDS = frozenset({"socket_read_size", "health_check_interval", "ssl_min_version", "ssl_ciphers"})
+# Keywords of earlier cluster clients that redis-py drops without a word and that libraries still pass.
+_OLD_KEYWORDS = frozenset(
+    {"cluster_down_retry_attempts", "init_slot_cache", "max_connections_per_node", "readonly_mode", "skip_full_coverage_check"}
+)
 
 
 def _seed(host: Any, port: Any) -> ClusterNode:

@@ -113,8 +113,7 @@ class Dispatcher:
         self._short_plans = {}
 
     def _callback(self, name: Any) -> Callable[..., Any] | None:
-        if not isinstance(name, str):
-            return None
+        name = name.decode() if isinstance(name, bytes) else str(name)
         first: Callable[..., Any] | None = self._callbacks.get(name)
         second: Callable[..., Any] | None = self._cluster_callbacks.get(name)
         if first is not None and second is not None:

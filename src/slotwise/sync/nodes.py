@@ -405,7 +405,7 @@ class NodesManager(redis.cluster.NodesManager):
 
     def endpoint_for(self, slot: int, strategy: LoadBalancingStrategy | None = None) -> Endpoint:
         """The endpoint that answers for ``slot``, chosen among its shard's nodes by ``strategy``."""
-        shard: tuple[Endpoint, ...] | None = self.engine.table[slot]
+        shard: tuple[Endpoint, ...] | None = self.engine.table[slot] if 0 <= slot < SLOTS else None
         if shard is None:
             raise SlotNotCoveredError(
                 f'Slot "{slot}" not covered by the cluster. '

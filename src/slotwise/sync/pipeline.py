@@ -54,6 +54,7 @@ class OfClient:
 class ClusterPipeline(PipelineCalls, Routing, redis.cluster.ClusterPipeline):
     """redis-py's ClusterPipeline by its surface: tracers replace ``execute`` there and read ``command_stack`` here."""
 
+    commands_parser = OfClient()
     nodes_manager = OfClient()
     result_callbacks = OfClient()
     cluster_response_callbacks = OfClient()
@@ -85,6 +86,12 @@ class ClusterPipeline(PipelineCalls, Routing, redis.cluster.ClusterPipeline):
     def delete(self, *names: Any) -> Any:
         """Queues DEL of one key (of several on one slot with ``transaction=True``); the pipeline again."""
         return self._execution_strategy.delete(*names)
+
+    def touch(self, *names: Any) -> Any:
+        """Queues TOUCH of one key (of several on one slot with ``transaction=True``); the pipeline again."""
+        if len(names) != 1 and isinstance(self._execution_strategy, PipelineStrategy):
+            raise RedisClusterException("touching multiple keys is not implemented in pipeline command")
+        return self.execute_command("TOUCH", *names)
 
     def unlink(self, *names: Any) -> Any:
         """Queues UNLINK of one key (of several on one slot with ``transaction=True``); the pipeline again."""

@@ -1,0 +1,152 @@
+"""A node's connections under asyncio: one that all tasks share, and a bounded pool of others that one task owns.
+
+redis-py's asyncio ``Connection`` opens each socket: TLS, HELLO, AUTH, credential providers, client name. The link then
+takes its transport over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from slotwise._aiolink import AsyncEndpoint, AsyncLink
+from slotwise.errors import ConnectionError, MaxConnectionsError, TimeoutError
+
+# Seconds to wait for a connection of one's own; redis-py raises at once.
+POOL_TIMEOUT = 20.0
+
+OnPush = Callable[[list[Any]], None]
+
+
+class AsyncNodePool:
+    """The links of one node. At most ``max_connections`` beside the shared one; who needs another waits."""
+
+    def __init__(
+        self,
+        node: ClusterNode,
+        *,
+        encoding: tuple[str, str] | None,
+        on_push: OnPush | None,
+        on_shared: Callable[[Any], Any] | None,
+        pool_timeout: float = POOL_TIMEOUT,
+    ) -> None:
+        self.node = node
+        self._encoding = encoding
+        self._on_push = on_push
+        self._on_shared = on_shared
+        self._pool_timeout = pool_timeout
+        self._lanes: list[AsyncLink] = []
+        self._taken = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._opening: asyncio.Task[AsyncLink] | None = None
+        self._links: set[AsyncLink] = set()
+
+    async def shared(self, endpoint: AsyncEndpoint) -> AsyncLink:
+        """The node's open shared link. The first task opens it; the others wait for that, and its end ends none."""
+        link = endpoint.link
+        if link is not None and not link.retired:
+            return link
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open_shared(endpoint))
+        return await asyncio.shield(self._opening)
+
+    async def _open_shared(self, endpoint: AsyncEndpoint) -> AsyncLink:
+        try:
+            endpoint.link = await self.open(self._on_shared)
+            return endpoint.link
+        finally:
+            self._opening = None
+
+    async def open(self, prepare: Callable[[Any], Any] | None = None) -> AsyncLink:
+        """A new link to the node."""
+        kwargs = {
+            **self.node.connection_kwargs,
+            "retry": Retry(NoBackoff(), 0, supported_errors=(ConnectionError,)),
+        }
+        connection = self.node.connection_class(**kwargs)
+        try:
+            await connection.connect()
+            if prepare is not None:
+                await prepare(connection)
+        except (ConnectionError, TimeoutError) as error:
+            error.sent = False  # type: ignore[union-attr]
+            await connection.disconnect(nowait=True)
+            raise
+        reader, writer = connection._reader, connection._writer
+        # From here on the transport is the link's.
+        connection._reader = connection._writer = None
+        loop = asyncio.get_running_loop()
+        # The writer lives as long as the link: it would close the transport.
+        link = AsyncLink(
+            (connection, writer),
+            loop,
+            writer.transport,
+            connection.socket_timeout,
+            self._encoding,
+            self._on_push,
+        )
+        writer.transport.set_protocol(link)
+        left = bytes(reader._buffer)
+        if left:
+            link.data_received(left)
+        self._links.add(link)
+        return link
+
+    async def take(self) -> AsyncLink:
+        """An idle link that is the caller's until :meth:`give_back`; waits for one, then raises MaxConnectionsError."""
+        while True:
+            while self._lanes:
+                link = self._lanes.pop()
+                if link.idle:
+                    self._taken += 1
+                    return link
+                link.close()
+                self._links.discard(link)
+            if self._taken < self.node.max_connections:
+                self._taken += 1
+                try:
+                    return await self.open()
+                except BaseException:
+                    self._left()
+                    raise
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await asyncio.wait_for(waiter, self._pool_timeout)
+            except asyncio.TimeoutError:
+                raise MaxConnectionsError(
+                    f"No connection of {self.node.name} became free within {self._pool_timeout} seconds; "
+                    f"raise max_connections ({self.node.max_connections})"
+                ) from None
+
+    def give_back(self, link: AsyncLink, *, discard: bool = False) -> None:
+        """Ends the caller's ownership. A link that is not idle or is to be discarded is closed."""
+        if discard or not link.idle:
+            link.close("the call ended")
+            self._links.discard(link)
+        else:
+            self._lanes.append(link)
+        self._left()
+
+    def _left(self) -> None:
+        self._taken -= 1
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                break
+
+    def close(self) -> None:
+        """Closes every link."""
+        for link in self._links:
+            link.close()
+        self._links.clear()
+        self._lanes.clear()
+        if self._opening is not None:
+            self._opening.cancel()
