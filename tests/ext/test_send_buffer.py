@@ -5,11 +5,12 @@ import socket
 import sys
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from slotwise._link import Job, Link, exchange
 
 from slotwise._encoder import Batch, encode_commands
+from slotwise._link import Job, Link, exchange
 
 
 class SlowReader(threading.Thread):
@@ -50,7 +51,8 @@ def test_stream_of_all_sizes(sizes: list[int], rounds: int) -> None:
         reader.start()
         link = Link(SimpleNamespace(_sock=ours, disconnect=ours.close), 30.0)
         indices = list(range(len(commands))) * rounds
-        results = exchange([Job(link, batch, indices)], [None] * len(commands))
+        results: list[Any] = [None] * len(commands)
+        assert exchange([Job(link, batch, indices)], results) == []
         theirs.shutdown(socket.SHUT_WR)
         reader.join(30)
         assert reader.received == expected
