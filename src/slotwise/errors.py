@@ -153,11 +153,11 @@ class ClosedClientError(NotSentError):
         super().__init__(message)
 
 
-class CommandRefusedError(DataError, RedisClusterException):
+class CommandRefusedError(DataError, RedisClusterException, ValueError):
     """The command was not sent, because it could not work as it was called; the message names the fix.
 
-    redis-py raises `DataError` for bad arguments and `RedisClusterException` for commands that it cannot
-    route to a node; this is both.
+    redis-py raises `DataError` for bad arguments, `RedisClusterException` for commands that it cannot route to a
+    node, and `ValueError` for a number of keys that is none; this is all three.
     """
 
 

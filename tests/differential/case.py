@@ -13,8 +13,8 @@ A, B, C, D, E = TAGGED = tuple(f"{{d}}{letter}" for letter in "abcde")
 SPREAD = tuple(f"spread-{number}" for number in range(8))
 NOWHERE = "{d}nowhere"
 
-# Commands that redis-py sends to whichever node chance picks when they are queued in a pipeline.
-UNROUTED = ("debug_object",)
+# Commands that redis-py runs at once, beside the pipeline that they are called on; slotwise queues them.
+UNQUEUED = ("touch",)
 
 Command = tuple[Any, ...]
 Client = Any
@@ -80,7 +80,7 @@ class Case:
     def tagged(self) -> bool:
         """Whether it is a plain call about keys of the one slot, as a pipeline can carry it."""
         named = "{d}" in repr((self.args, self.kwargs))
-        return named and self.call is None and self.on == "shared" and self.method not in UNROUTED
+        return named and self.call is None and self.on == "shared" and self.method not in UNQUEUED
 
     @property
     def spread(self) -> bool:

@@ -387,21 +387,20 @@ class NodesManager(redis.cluster.NodesManager):
     @slots_cache.setter
     def slots_cache(self, slots: dict[int, list[ClusterNode]]) -> None:
         with self._lock:
-            shards: dict[tuple[str, ...], int] = {}
-            ranges = []
-            for slot, nodes in slots.items():
-                index = shards.setdefault(tuple(node.name for node in nodes), len(shards))
-                ranges.append((slot, slot, index))
             known = {node.name: node for nodes in slots.values() for node in nodes}
-            self.nodes_cache.update({name: node for name, node in known.items() if name not in self.nodes_cache})
+            shards: dict[tuple[str, ...], int] = {}
+            ranges = [
+                (slot, slot, shards.setdefault(tuple(node.name for node in nodes), len(shards)))
+                for slot, nodes in slots.items()
+            ]
             self.engine.table = SlotTable(
                 ranges,
                 [
-                    tuple(self.endpoint_of(Address(known[name].host, known[name].port)) for name in names)
+                    tuple(self.endpoint_of(Address(known[name].host, int(known[name].port))) for name in names)
                     for names in shards
                 ],
             )
-            self._slots_cache = None
+            self._slots_cache = slots
 
     def endpoint_for(self, slot: int, strategy: LoadBalancingStrategy | None = None) -> Endpoint:
         """The endpoint that answers for ``slot``, chosen among its shard's nodes by ``strategy``."""
@@ -427,9 +426,10 @@ class NodesManager(redis.cluster.NodesManager):
             load_balancing_strategy = LoadBalancingStrategy.ROUND_ROBIN
         if load_balancing_strategy is None and server_type == REPLICA:
             load_balancing_strategy = LoadBalancingStrategy.RANDOM_REPLICA
-        endpoint = self.endpoint_for(slot, load_balancing_strategy)
+        address = self.endpoint_for(slot, load_balancing_strategy).node
         with self._lock:
-            return self.nodes_cache[endpoint.node.name]
+            node = self.nodes_cache.get(address.name)
+            return node or next(known for known in self.slots_cache[slot] if known.name == address.name)
 
     def find_connection_owner(self, connection: Any) -> ClusterNode | None:
         """The node that a redis-py connection leads to."""

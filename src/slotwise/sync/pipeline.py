@@ -88,9 +88,7 @@ class ClusterPipeline(PipelineCalls, Routing, redis.cluster.ClusterPipeline):
         return self._execution_strategy.delete(*names)
 
     def touch(self, *names: Any) -> Any:
-        """Queues TOUCH of one key (of several on one slot with ``transaction=True``); the pipeline again."""
-        if len(names) != 1 and isinstance(self._execution_strategy, PipelineStrategy):
-            raise RedisClusterException("touching multiple keys is not implemented in pipeline command")
+        """Queues TOUCH of keys on one slot; the pipeline again."""
         return self.execute_command("TOUCH", *names)
 
     def unlink(self, *names: Any) -> Any:

@@ -138,7 +138,6 @@ CASES = [
     case("memory_usage", A).given(TEXT),
     case("memory_usage", A, samples=2).given(LIST),
     case("memory_usage", NOWHERE),
-    case("debug_object", A).given(TEXT).fails(),
     case("randomkey").given(*EVERYWHERE).seen_as(kind),
     case("randomkey", target_nodes="primaries").given(*EVERYWHERE).seen_as(kinds),
     case("keys", "spread-*", target_nodes="primaries").given(*EVERYWHERE).seen_as(unordered),

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from tests.differential.case import SPREAD, A, B, case
 from tests.differential.compare import kinds
 
@@ -45,6 +47,13 @@ def dumped_and_restored(client: Any) -> Any:
     return client.function_restore(payload, "REPLACE")
 
 
+def eval_without_a_number_of_keys(client: Any) -> Any:
+    # redis-py lets int() complain; slotwise says what the argument should be, in an exception that is a ValueError too.
+    with pytest.raises(ValueError, match="x"):
+        client.eval(GET, "x", A)
+    return "refused"
+
+
 CASES = [
     case("eval", GET, 1, A).given(TEXT),
     case("eval", SET, 1, A, "new"),
@@ -55,7 +64,7 @@ CASES = [
     case("eval", "return redis.error_reply('MY own error')", 1, A).fails(),
     case("eval", "no lua", 1, A).fails(),
     case("eval", GET, 2, A, SPREAD[0]).fails(),
-    case("eval", GET, "x", A).fails(),
+    case("eval", GET, "x", A).doing(eval_without_a_number_of_keys),
     case("eval_ro", GET, 1, A).given(TEXT),
     case("eval_ro", SET, 1, A, "new").newer(),
     case("evalsha", GET_SHA, 1, A).given(TEXT, LOADED),

@@ -34,6 +34,12 @@ def bitfield_failing(client: Any) -> Any:
     return client.bitfield(A).get("u65", 0).execute()
 
 
+def get_what_is_no_text(client: Any) -> Any:
+    # An error where replies are decoded. Not for pipelines: redis-py loses all replies there, slotwise puts the error in
+    # its place.
+    return client.get(A)
+
+
 STRINGS = [
     case("append", A, "more").given(TEXT),
     case("append", A, b"\x00\xff"),
@@ -46,7 +52,7 @@ STRINGS = [
     case("get", A).given(TEXT),
     case("get", A).given(("SET", A, "żółw")),
     case("get", A).given(("SET", A, "")),
-    case("get", A).given(("SET", A, b"\xff\xfe")).newer(),  # not text: an error where replies are decoded
+    case("get").given(("SET", A, b"\xff\xfe")).doing(get_what_is_no_text).newer(),
     case("get", A.encode()).given(TEXT),
     case("get", NOWHERE),
     case("get", A).given(LIST).fails(),
