@@ -1,9 +1,11 @@
 # The commands themselves (get, set, ...) are left out: redis-py's signatures hold for them.
+import asyncio
 from collections.abc import Callable
 from typing import Any, final
 
 from typing_extensions import disjoint_base
 
+from slotwise._aiolink import AsyncEngine
 from slotwise._encoder import Batch
 from slotwise._link import Engine
 from slotwise.routing.plan import Plan
@@ -48,4 +50,12 @@ def split(
     slot_of: Callable[[Any], int],
     width: int = 1,
 ) -> list[list[int]]: ...
-def scatter(positions: list[list[int]], found: list[Any], n: int) -> list[Any]: ...
+def scatter(positions: list[list[int]], found: list[list[Any]], n: int) -> list[Any]: ...
+
+@final
+class AsyncCalls:
+    straight: bool
+    replaced: bool
+    def __new__(cls, engine: AsyncEngine, owner: type, funnel: object, straight: bool) -> AsyncCalls: ...
+    def submit(self, call: tuple[Any, ...]) -> asyncio.Future[Any] | None: ...
+    def may_batch(self) -> bool: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import random
 from collections.abc import Mapping
@@ -66,9 +67,10 @@ class RedisCluster(_REDIS):
     - A client belongs to the event loop of its first call. It opens its connections anew when that loop was closed.
     """
 
+    nodes_manager: NodesManager
     execute_command = _Funnel()
 
-    @functools.wraps(_REDIS.__init__)
+    @functools.wraps(_REDIS.__init__)  # type: ignore[misc]  # frameworks read the options from it
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         made = self.nodes_manager
@@ -345,13 +347,11 @@ class RedisCluster(_REDIS):
             await link.room()
 
     async def _refresh(self, failed: Address | None) -> None:
-        try:
+        # The next try tells, with an exception of its own.
+        with contextlib.suppress(ConnectionError, TimeoutError):
             await self.nodes_manager.initialize(
                 last_failed_node_name=failed.name if failed is not None else None
             )
-        except (ConnectionError, TimeoutError):
-            # The next try tells, with an exception of its own.
-            pass
 
     # -- plans -------------------------------------------------------------------------------------------------------
 
@@ -412,26 +412,35 @@ class RedisCluster(_REDIS):
             raise RedisClusterException("shard_hint is deprecated in cluster mode")
         return ClusterPipeline(self, transaction)
 
-    async def mget_nonatomic(self, keys: Any, *args: Any) -> list[Any]:
+    async def mget_nonatomic(  # type: ignore[override]  # redis-py's base says what awaiting it gives
+        self, keys: Any, *args: Any
+    ) -> list[Any]:
         """Values of keys in any slots, in their order: one MGET per slot, all nodes at once; not atomic."""
         keys = list_or_args(keys, args)
         if not (keys and self._calls.may_batch()):
             return await super().mget_nonatomic(keys)
-        return scatter(*await self.pipeline().by_slot("MGET", keys), len(keys))
+        positions, found = await self.pipeline().by_slot("MGET", keys)
+        return scatter(positions, found, len(keys))
 
-    async def mset_nonatomic(self, mapping: Mapping[Any, Any]) -> list[bool]:
+    async def mset_nonatomic(  # type: ignore[override]  # redis-py's base says what awaiting it gives
+        self, mapping: Mapping[Any, Any]
+    ) -> list[bool]:
         """Sets keys in any slots: one MSET per slot, all nodes at once; not atomic."""
         if not (mapping and self._calls.may_batch()):
             return await super().mset_nonatomic(mapping)
         pairs = [part for pair in mapping.items() for part in pair]
         return (await self.pipeline().by_slot("MSET", pairs, 2))[1]
 
-    async def _split_command_across_slots(self, command: str, *keys: Any) -> int:
+    async def _split_command_across_slots(  # type: ignore[override]  # as above
+        self, command: str, *keys: Any
+    ) -> int:
         if not (keys and self._calls.may_batch()):
             return await super()._split_command_across_slots(command, *keys)
         return sum((await self.pipeline().by_slot(command, list(keys)))[1])
 
-    async def _execute_pipeline_by_slot(self, command: str, slots_to_args: Mapping[int, Any]) -> list[Any]:
+    async def _execute_pipeline_by_slot(  # type: ignore[override]  # as above
+        self, command: str, slots_to_args: Mapping[int, Any]
+    ) -> list[Any]:
         # redis-py pins each to a node here and so forgets load_balancing_strategy.
         pipe = self.pipeline()
         for args in slots_to_args.values():

@@ -78,7 +78,8 @@ class AsyncNodePool:
             error.sent = False  # type: ignore[union-attr]
             await connection.disconnect(nowait=True)
             raise
-        reader, writer = connection._reader, connection._writer
+        reader: Any = connection._reader
+        writer: Any = connection._writer
         # From here on the transport is the link's.
         connection._reader = connection._writer = None
         loop = asyncio.get_running_loop()

@@ -57,7 +57,7 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
 
     def endpoint_for(self, slot: int, strategy: LoadBalancingStrategy | None = None) -> AsyncEndpoint:
         """The endpoint that answers for ``slot``, chosen among its shard's nodes by ``strategy``."""
-        shard = self.engine.table[slot] if 0 <= slot < SLOTS else None
+        shard: tuple[AsyncEndpoint, ...] | None = self.engine.table[slot] if 0 <= slot < SLOTS else None
         if shard is None:
             raise SlotNotCoveredError(
                 f'Slot "{slot}" not covered by the cluster. "require_full_coverage={self.require_full_coverage}"'
@@ -111,7 +111,7 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
         table = self.engine.table
         endpoint = self.endpoint_of(address)
         shards = list(table.shards)
-        for index, shard in enumerate(shards):
+        for index, shard in enumerate(shards):  # noqa: B007  (it is used after the loop)
             if shard[0] is endpoint:
                 break
         else:

@@ -7,7 +7,7 @@ large batch is encoded piece by piece as there is room, so other callers get the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio.cluster
@@ -41,6 +41,11 @@ _UNANSWERED = object()
 class ClusterPipeline(redis.asyncio.cluster.ClusterPipeline):
     """redis-py's ClusterPipeline by its surface: tracers replace ``execute`` there and read ``command_stack`` here."""
 
+    cluster_client: RedisCluster
+    _event_dispatcher: Any
+    # Ours, or redis-py's for transactions.
+    _execution_strategy: Any
+
     def __init__(self, client: RedisCluster, transaction: bool | None = None) -> None:
         super().__init__(client, transaction)
         if not transaction:
@@ -53,15 +58,21 @@ class ClusterPipeline(redis.asyncio.cluster.ClusterPipeline):
     @property
     def command_stack(self) -> list[PipelineCommand]:
         """The commands so far, as redis-py's PipelineCommand objects."""
-        return self._execution_strategy._command_queue
+        commands: list[PipelineCommand] = self._execution_strategy._command_queue
+        return commands
 
-    def by_slot(self, name: str, keys: list[Any], width: int = 1) -> Any:
+    def by_slot(
+        self, name: str, keys: list[Any], width: int = 1
+    ) -> Coroutine[Any, Any, tuple[list[list[int]], list[Any]]]:
         """Runs command ``name`` once per slot of ``keys``: the positions and the value of each command."""
-        return self._execution_strategy.by_slot(name, keys, width)
+        strategy: PipelineStrategy = self._execution_strategy
+        return strategy.by_slot(name, keys, width)
 
 
 class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
     """Commands of any slots, not atomic."""
+
+    _pipe: ClusterPipeline
 
     def __init__(self, pipe: ClusterPipeline) -> None:
         self._client = pipe.cluster_client
@@ -151,7 +162,7 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
         if errors:
             for index, error in errors.items():
                 options = queue.options.get(index, {})
-                results[index] = options[EMPTY_RESPONSE] if EMPTY_RESPONSE in options else error
+                results[index] = options.get(EMPTY_RESPONSE, error)
             if raise_on_error:
                 first = min(errors)
                 self._annotate_exception(errors[first], first + 1, queue.calls[first])
@@ -178,7 +189,7 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
                 policies = await client._policy_resolver.resolve(str(args[0]).lower())
                 nodes = await client._determine_nodes(
                     *args,
-                    request_policy=policies.request_policy if policies is not None else None,
+                    request_policy=policies.request_policy if policies is not None else None,  # type: ignore[arg-type]
                     node_flag=targets,
                 )
             if len(nodes) > 1:

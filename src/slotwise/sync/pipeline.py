@@ -7,6 +7,7 @@ goes again, per node in one batch; what was answered never does.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -391,11 +392,9 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
     def _refresh(self, failures: int) -> None:
         if failures:
             time.sleep(max(0.0, self._dispatcher.retry._backoff.compute(failures)))
-        try:
+        # The next try tells, with an exception of its own.
+        with contextlib.suppress(ConnectionError, RedisClusterException):
             self._cluster.nodes_manager.initialize()
-        except (ConnectionError, RedisClusterException):
-            # The next try tells, with an exception of its own.
-            pass
 
 
 class TransactionStrategy(RedisTransactionStrategy):
