@@ -1,18 +1,20 @@
 """The link under asyncio: one connection that all tasks of an event loop share.
 
-Way of a call: ``AsyncEngine.submit`` encodes the command into ``out`` of the node's link, puts a future into the ring and
-returns it. The first command of an event-loop turn asks the loop to call ``flush`` when the turn is over, so all commands
-of a turn leave in one write. ``data_received`` parses all replies that one read brought and completes their futures in
-one loop. No object is made for a command beside its future.
+Way of a call: ``AsyncEngine.keyed`` encodes the command into ``out`` of the node's link, puts a future into
+the ring and returns it. The first command of an event-loop turn asks the loop to call ``flush`` when the turn
+is over, so all commands of a turn leave in one write. ``data_received`` parses all replies that one read
+brought and completes their futures in one loop. No object is made for a command beside its future.
 
-A batch (``Part``) takes one place in the ring for all its commands on this link, and one future for the whole batch.
+A batch (``Part``) takes one place in the ring for all its commands on this link, and one future for all of
+them.
 
-Cancellation: a cancelled future keeps its place; its late reply is dropped there. Time-outs: one timer per link looks at
-the oldest entry. What waited longer than ``timeout`` ends with a failure, its place stays, the link is retired: no new
-command enters it, what is under way goes on, and it is closed when nothing waits any more.
+Cancellation: a cancelled future keeps its place; its late reply is dropped there. Time-outs: one timer per
+link looks at the oldest entry. What waited longer than ``timeout`` ends with a failure, its place stays, the
+link is retired: no new command enters it, what is under way goes on, and it is closed when nothing waits any
+more.
 
-Back-pressure: ``full`` is true while MAX_COMMANDS are in flight or the transport asks for a pause; callers then wait in
-``room`` (in order) outside of this file.
+Back-pressure: ``full`` is true while MAX_COMMANDS are in flight or the transport asks for a pause; callers
+then wait in ``room`` (in order) outside of this file.
 
 Threads: none. Everything runs in the loop's thread.
 """
@@ -32,7 +34,7 @@ cdef enum:
 
 
 cdef struct Entry:
-    # Reference to the future of one command, or to the Part of several; NULL when nobody wants the reply any more.
+    # Reference to the future of one command, or to the Part of several; NULL when nobody wants the reply.
     PyObject *owner
     # Where its first byte lies in the stream of `out`.
     int64_t at
@@ -46,7 +48,7 @@ cdef struct Entry:
 
 
 cdef class Unusual:
-    """What came in place of a plain reply: an error reply, a reply with errors inside, or a failure of the link."""
+    """What came in place of a plain reply: an error reply, one with errors inside, a failure of the link."""
     cdef readonly object what
 
 

@@ -39,8 +39,10 @@ cdef class Unusual:
 @cython.final
 cdef class Part:
 
-    def __cinit__(self, Batch batch not None, list indices not None, list results not None, list decode, bint asking,
-                  future):
+    def __cinit__(
+        self, Batch batch not None, list indices not None, list results not None, list decode, bint asking,
+        future,
+    ):
         self.batch = batch
         self.indices = indices
         self.results = results
@@ -62,8 +64,8 @@ cdef class Part:
 cdef class AsyncLink:
     """An asyncio protocol that speaks RESP.
 
-    ``connection`` is what opened and authenticated the transport; it is told to close in the end. ``timeout`` in seconds,
-    None for ever; ``encoding`` None for replies in bytes, else ``(encoding, errors)``; ``on_push`` gets push messages.
+    ``connection`` is what opened and authenticated the transport, kept alive with it. ``timeout`` in seconds,
+    None for ever; ``encoding``, None for bytes, is ``(encoding, errors)``; ``on_push`` gets push messages.
     """
 
     def __cinit__(self, connection, loop, transport, timeout, encoding=None, on_push=None):
@@ -113,7 +115,7 @@ cdef class AsyncLink:
         self.waiters.append(future)
         return future
 
-    # -- sending -----------------------------------------------------------------------------------------------------
+    # -- sending --------------------------------------------------------------------------------------------
 
     cdef Entry *push(self) except NULL:
         cdef Entry *grown
@@ -247,7 +249,7 @@ cdef class AsyncLink:
             Py_XDECREF(<PyObject*>owner)
         return 0
 
-    # -- receiving ---------------------------------------------------------------------------------------------------
+    # -- receiving ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport):
         self.transport = transport
@@ -264,7 +266,6 @@ cdef class AsyncLink:
         cdef Entry *entry
         cdef object reply, owner
         cdef Part part
-        cdef long long before
         cdef bint flawed
         cdef Py_ssize_t index
         while self.entries:
@@ -343,7 +344,7 @@ cdef class AsyncLink:
             except Exception as error:
                 self.loop.call_exception_handler({"message": "a push handler raised", "exception": error})
 
-    # -- flow control and the end --------------------------------------------------------------------------------------
+    # -- flow control and the end ---------------------------------------------------------------------------
 
     def pause_writing(self):
         self.paused = True
@@ -406,18 +407,16 @@ cdef class AsyncLink:
 
 
 cdef bint holds_error(object reply):
-    """An error somewhere inside a reply of scripts and transactions; the usual list holds none and few items."""
-    if type(reply) is ServerError:
-        return True
+    """An error somewhere inside a reply, as scripts and transactions return it."""
     if type(reply) is list:
         for item in <list>reply:
-            if type(item) is ServerError or ((type(item) is list or type(item) is dict) and holds_error(item)):
+            if holds_error(item):
                 return True
     elif type(reply) is dict:
         for item in (<dict>reply).values():
-            if type(item) is ServerError or ((type(item) is list or type(item) is dict) and holds_error(item)):
+            if holds_error(item):
                 return True
-    return False
+    return type(reply) is ServerError
 
 
 cdef object submit(AsyncLink link, tuple call, bint decode, object encoding):
@@ -450,7 +449,7 @@ cdef class AsyncEndpoint:
 
 
 cdef class AsyncEngine:
-    """From a call to the future of its reply. ``table`` holds tuples of endpoints, each shard's primary first."""
+    """From a call to the future of its reply. ``table``: tuples of endpoints, each shard's primary first."""
 
     def __cinit__(self, SlotTable table, encoding=None):
         self.table = table
@@ -462,7 +461,7 @@ cdef class AsyncEngine:
     def keyed(self, tuple call, Py_ssize_t first_key, bint decode=True):
         """The future of the reply to ``call`` from the primary of ``call[first_key]``.
 
-        None when there is no short way: no open link yet, no room in it, nobody serves the slot, or another loop runs.
+        None when there is no short way: no open link, no room in it, nobody serves the slot, another loop.
         """
         cdef Arg stack[STACK_ARGS]
         cdef Arg *args = stack

@@ -1,7 +1,8 @@
 """Short ways of the commonest calls: from the method straight to the encoder.
 
-A short way may be taken only while nobody looks at the long one: ``execute_command`` is redis-py's own, on the class
-and on the object, since tracers replace it there to see every command. Every method asks for itself at every call.
+A short way may be taken only while nobody looks at the long one: ``execute_command`` is redis-py's own, on
+the class and on the object, since tracers replace it there to see every command. Every method asks for itself
+at every call.
 """
 
 from slotwise._aiolink cimport AsyncEngine

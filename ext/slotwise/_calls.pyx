@@ -202,7 +202,7 @@ cdef class PipelineCalls:
 
 
 def split(Queue queue, str name, list keys, plan, slot_of, Py_ssize_t width=1):
-    """Queues command ``name`` once per slot, with the keys of that slot; their positions in ``keys``, per command.
+    """Queues command ``name`` once per slot, with that slot's keys; their positions in ``keys``, per command.
 
     ``width`` is how many elements of ``keys`` belong together, a key and what follows it: 2 for MSET.
     """
@@ -239,7 +239,7 @@ def scatter(list positions, list found, Py_ssize_t n):
 
 @cython.final
 cdef class AsyncCalls:
-    """``owner`` is the client's class, ``funnel`` what it has as ``execute_command`` while nobody replaced it."""
+    """``owner`` is the client's class, ``funnel`` its ``execute_command`` while nobody replaced that."""
 
     def __cinit__(self, AsyncEngine engine not None, owner, funnel, bint straight):
         self.engine = engine
@@ -257,7 +257,7 @@ cdef class AsyncCalls:
         )
 
     def submit(self, tuple call):
-        """The future of the reply to a call whose first argument is its key, or None when it has to go the long way."""
+        """The future of the reply to a call whose first argument is its key; None: take the long way."""
         return self.engine.keyed(call, 1, True) if self.short() else None
 
     def may_batch(self):

@@ -111,14 +111,12 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
         table = self.engine.table
         endpoint = self.endpoint_of(address)
         shards = list(table.shards)
-        for index, shard in enumerate(shards):  # noqa: B007  (it is used after the loop)
-            if shard[0] is endpoint:
-                break
-        else:
+        index = next((i for i, shard in enumerate(shards) if shard[0] is endpoint), len(shards))
+        if index == len(shards):
+            # A replica that was promoted keeps the shard's other nodes; a node of elsewhere comes alone.
             old = table[slot] or ()
             rest = tuple(other for other in old if other is not endpoint) if endpoint in old else ()
             shards.append((endpoint, *rest))
-            index = len(shards) - 1
         self.engine.table = table.with_slot(slot, index, shards)
 
     async def move_slot(self, e: Any) -> None:

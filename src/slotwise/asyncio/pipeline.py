@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio.cluster
+from redis._parsers.commands import CommandPolicies
 from redis.asyncio.cluster import PipelineCommand
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
@@ -186,11 +187,9 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
                     if client._strategy is not None and plan.read:
                         pinned[index] = client.nodes_manager.endpoint_for(slot, client._strategy)
                     continue
-                policies = await client._policy_resolver.resolve(str(args[0]).lower())
+                policies = await client._policy_resolver.resolve(str(args[0]).lower()) or CommandPolicies()
                 nodes = await client._determine_nodes(
-                    *args,
-                    request_policy=policies.request_policy if policies is not None else None,  # type: ignore[arg-type]
-                    node_flag=targets,
+                    *args, request_policy=policies.request_policy, node_flag=targets
                 )
             if len(nodes) > 1:
                 raise RedisClusterException(f"Too many targets for command {args}")
