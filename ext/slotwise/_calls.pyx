@@ -10,7 +10,10 @@ from slotwise._link cimport Engine, Flawed, ServerError
 import redis
 import redis.asyncio
 import redis.cluster
+from redis.exceptions import RedisError
 from redis.observability import recorder
+
+from slotwise._link import LinkFailure, Reentered, Uncovered
 
 cdef extern from "Python.h":
     # The attribute that a class has by its bases, borrowed; hits the interpreter's method cache.
@@ -56,7 +59,8 @@ cdef class ClientCalls:
         cdef object reply
         try:
             reply = self.engine.keyed(call, 1, True)
-        except Exception as error:
+        except (LinkFailure, Reentered, Uncovered, RedisError) as error:
+            # Nothing else: what a signal handler raises is the caller's, and the command may have been executed.
             return self._rescue(call, error)
         if type(reply) is ServerError or type(reply) is Flawed:
             return self._rescue(call, reply)

@@ -54,6 +54,8 @@ cdef class Waiter:
     cdef bint errors
     # The lead was handed to this thread.
     cdef bint leads
+    # Its thread runs a signal handler and cannot take the lead.
+    cdef bint away
     # Where its command starts in the stream of `out`.
     cdef int64_t at
     # Locked while its thread sleeps; NULL as long as nobody slept.
@@ -67,7 +69,7 @@ cdef class Link:
     cdef readonly object connection
     cdef object sock
     cdef int fd
-    # TLS goes through `sock`, plain TCP straight to `fd`.
+    # TLS goes through `sock`, which never blocks; plain TCP straight to `fd`.
     cdef bint tls
     # Seconds that a reply may take; negative for ever.
     cdef double timeout
@@ -102,9 +104,11 @@ cdef class Link:
     cdef int give_up(self, Waiter mine) except -1
     cdef Py_ssize_t send_some(self) except -2
     cdef Py_ssize_t receive_some(self, bint wait) except -2
+    cdef int torn(self, object error) except -1
     cdef int wait_for(self, int events, double deadline) except -1
     cdef int parse(self) except -1
     cdef int deliver_pushes(self) except -1
+    cdef object lost(self, object reason, bint sent, bint timed_out)
     cdef int fail(self, object failure) except -1
     cdef int shut(self) except -1
     cdef bint try_lead(self)

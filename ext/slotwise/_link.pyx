@@ -13,7 +13,9 @@ from libc.stdint cimport int64_t
 from slotwise._encoder cimport STACK_ARGS, Arg, Batch, Name, SendBuffer, name_of, scan
 from slotwise._slots cimport SlotTable, slotwise_key_slot
 
+import contextlib
 import os
+import socket
 import ssl
 
 import hiredis
@@ -70,6 +72,10 @@ cdef object _MORE = object()
 cdef long long _errors_made = 0
 
 
+class Broken(Exception):
+    """The stream ended. No OSError: a signal handler may raise one as well, which is none of the link's business."""
+
+
 class LinkFailure(Exception):
     """A call did not get its reply. ``sent`` is False when its command surely never left this process."""
 
@@ -77,6 +83,10 @@ class LinkFailure(Exception):
         super().__init__(reason)
         self.sent = sent
         self.timed_out = timed_out
+
+
+class Uncovered(Exception):
+    """Nobody serves the slot that is the argument."""
 
 
 class Reentered(Exception):
@@ -141,8 +151,8 @@ cdef class Link:
         self.queue = <PyObject**>PyMem_Malloc(self.capacity * sizeof(PyObject*))
         if self.queue == NULL:
             raise MemoryError()
-        if not self.tls:
-            self.sock.setblocking(True)
+        # A TLS socket can be readable without data: a blocking read would wait for these.
+        self.sock.setblocking(not self.tls)
         self.fd = self.sock.fileno()
         if not self.tls and slotwise_recv_timeout(self.fd, 0 if timeout is None else self.timeout) < 0:
             raise OSError("the socket takes no receive time-out")
@@ -241,10 +251,11 @@ cdef class Link:
                         break
                 self.parse()
             self.deliver_pushes()
-        except (OSError, ProtocolError) as error:
+        except (Broken, ProtocolError) as error:
             self.fail(error)
         except BaseException:
-            # A signal handler raised, most likely KeyboardInterrupt. The stream is in step: only this call ends.
+            # A signal handler raised, most likely KeyboardInterrupt. The stream is in step, or the link failed
+            # (TLS): in the first case only this call ends.
             self.abandon(mine)
             self.hand_over()
             raise
@@ -271,13 +282,20 @@ cdef class Link:
             if mine.state != WAITING or mine.leads:
                 break
             if woken == PY_LOCK_INTR:
+                # The handler may call over this very link: its call leads, if this one was to.
+                mine.away = True
                 try:
                     PyErr_CheckSignals()
                 except BaseException:
                     self.abandon(mine)
-                    if mine.leads:
+                    if not self.led:
                         self.hand_over()
                     raise
+                finally:
+                    mine.away = False
+                if mine.state == WAITING and not self.led:
+                    # The leader left meanwhile and found nobody.
+                    self.led = mine.leads = True
             elif woken == PY_LOCK_FAILURE:
                 self.give_up(mine)
         if mine.leads:
@@ -289,15 +307,17 @@ cdef class Link:
         """Gives the lead to the oldest call that still waits, or to nobody."""
         cdef Py_ssize_t i
         cdef Waiter waiter
+        cdef bint awaited = False
         self.leader = 0
         for i in range(self.count):
             waiter = <Waiter>self.queue[(self.head + i) & (self.capacity - 1)]
-            if waiter.state == WAITING:
+            if waiter.state == WAITING and not waiter.away:
                 waiter.leads = True
                 waiter.wake()
                 return 0
+            awaited |= waiter.state == WAITING
         self.led = False
-        if self.retired:
+        if self.retired and not awaited:
             self.shut()
         return 0
 
@@ -311,8 +331,8 @@ cdef class Link:
         if mine.state == WAITING:
             self.abandon(mine)
             self.retired = True
-            mine.reply = LinkFailure("no reply within the time-out", sent=mine.at < self.out.base + self.out.start,
-                                     timed_out=True)
+            # Sent or not, its bytes stand in line with those of others: they may still go out.
+            mine.reply = self.lost("no reply within the time-out", True, True)
         return 0
 
     # -- bytes --------------------------------------------------------------------------------------------------------
@@ -327,6 +347,9 @@ cdef class Link:
                 done = self.sock.send(p[:min(n, AHEAD)])
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
                 return LATER
+            except BaseException as error:
+                self.torn(error)
+                raise
         else:
             # Not blocking, so the GIL stays: nobody else may grow `out` under the kernel's eyes.
             done = slotwise_send(fd, p, n)
@@ -336,7 +359,7 @@ cdef class Link:
                 if done == -EINTR:
                     PyErr_CheckSignals()
                     return 0
-                raise OSError(-done, os.strerror(-done))
+                raise Broken(os.strerror(-done))
         self.out.consumed(done)
         return done
 
@@ -350,8 +373,9 @@ cdef class Link:
                 got = self.sock.recv_into(self.inbox)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
                 return LATER
-            except TimeoutError:
-                return LATER
+            except BaseException as error:
+                self.torn(error)
+                raise
         else:
             while True:
                 if wait:
@@ -366,11 +390,19 @@ cdef class Link:
                 if got == -EINTR:
                     PyErr_CheckSignals()
                     continue
-                raise OSError(-got, os.strerror(-got))
+                raise Broken(os.strerror(-got))
         if got == 0:
-            raise ConnectionResetError("the server closed the connection")
+            raise Broken("the server closed the connection")
         self.feed(self.inbox, 0, got)
         return got
+
+    cdef int torn(self, error) except -1:
+        """An exception out of Python's TLS code: the socket's, or that of a signal handler that ran there."""
+        if isinstance(error, OSError) and error.errno is not None:
+            raise Broken(str(error)) from error
+        # Perhaps with bytes in hand, which are lost now: nobody can go on with this stream.
+        self.fail(ConnectionError("interrupted while bytes went through TLS"))
+        return 0
 
     cdef int wait_for(self, int events, double deadline) except -1:
         """Waits for the socket; returns its events, or 0 when the deadline passed (0: the link's own time-out)."""
@@ -391,7 +423,7 @@ cdef class Link:
             if ready >= 0:
                 return ready
             if ready != -EINTR:
-                raise OSError(-ready, os.strerror(-ready))
+                raise Broken(os.strerror(-ready))
             PyErr_CheckSignals()
 
     cdef int parse(self) except -1:
@@ -436,14 +468,23 @@ cdef class Link:
 
     cdef int deliver_pushes(self) except -1:
         while self.pushes:
-            if self.on_push is not None:
-                self.on_push(self.pushes[0])
-            # Only now: an exception raised into this thread meanwhile must not lose an invalidation.
-            if self.pushes:
-                del self.pushes[0]
+            message = self.pushes.pop(0)
+            if self.on_push is None:
+                continue
+            try:
+                self.on_push(message)
+            except BaseException:
+                # The news is lost, so nothing that was kept because of this link may be trusted any more.
+                self.retired = True
+                raise
         return 0
 
     # -- the end ------------------------------------------------------------------------------------------------------
+
+    cdef object lost(self, object reason, bint sent, bint timed_out):
+        """The failure of a call over this link."""
+        where = f"{self.connection.host}:{self.connection.port}"
+        return LinkFailure(f"{str(reason) or type(reason).__name__} (node {where})", sent=sent, timed_out=timed_out)
 
     cdef int fail(self, object failure) except -1:
         """Closes the link and tells every waiter."""
@@ -455,7 +496,7 @@ cdef class Link:
             self.head = (self.head + 1) & (self.capacity - 1)
             self.count -= 1
             if waiter.state == WAITING:
-                waiter.reply = LinkFailure(str(failure) or type(failure).__name__, sent=waiter.at < sent)
+                waiter.reply = self.lost(failure, waiter.at < sent, False)
                 waiter.state = LOST
                 waiter.leads = False
                 waiter.wake()
@@ -482,14 +523,17 @@ cdef class Link:
         self.retired = True
         if self.led:
             # Its leader sits in a system call with the descriptor: end the stream, the leader does the rest.
-            import socket
-
-            try:
-                self.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+            with contextlib.suppress(OSError):
+                # Not SSLSocket's own: that one takes the TLS layer away from under the leader.
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
         else:
             self.fail(ConnectionError("the client was closed"))
+
+    def retire(self):
+        """No new call enters the link; the last of those under way closes it."""
+        self.retired = True
+        if not self.led:
+            self.hand_over()
 
     def forget(self):
         """Drops the link in a child process: closes this process' descriptor and touches nothing shared."""
@@ -522,7 +566,7 @@ cdef class Link:
             while self.wait_for(POLLIN, slotwise_now()) and self.receive_some(False) != LATER:
                 self.parse()
             self.deliver_pushes()
-        except (OSError, ProtocolError) as error:
+        except (Broken, ProtocolError) as error:
             self.fail(error)
             return False
         except BaseException:
@@ -547,10 +591,8 @@ cdef object send_and_wait(Link link, Name name, Arg *args, Py_ssize_t n, Py_ssiz
         PyThread_acquire_lock(mine.gate, 0)
         if link.timeout >= 0:
             deadline = slotwise_now() + link.timeout
-    elif not link.closed and not link.count and slotwise_now() - link.heard > IDLE:
-        link.poll_pushes()
     if link.closed or link.retired:
-        raise LinkFailure("the link is closed", sent=False)
+        raise link.lost("the link is closed", False, False)
     # From here to the end of `enqueue` no other thread runs.
     leads = not link.led
     if not leads and mine.gate == NULL:
@@ -594,6 +636,11 @@ cdef class Endpoint:
 
     cdef Link open(self):
         cdef Link link = self.link
+        if (
+            link is not None and not link.retired and not link.led and not link.count
+            and slotwise_now() - link.heard > IDLE
+        ):
+            link.poll_pushes()
         if link is None or link.retired:
             link = self.opener(self)
         return link
@@ -617,7 +664,7 @@ cdef class Engine:
         """Sends ``call`` to the primary of its key, ``call[first_key]``.
 
         Returns the parser's reply: a :class:`ServerError` for an error reply, a :class:`Flawed` for one with errors
-        inside. Raises KeyError with the slot that nobody serves, and what :meth:`Link.execute` raises.
+        inside. Raises Uncovered, and what :meth:`Link.execute` raises.
         """
         cdef Arg stack[STACK_ARGS]
         cdef Arg *args = stack
@@ -638,7 +685,7 @@ cdef class Engine:
             slot = slotwise_key_slot(args[first_key - 1].data, <size_t>args[first_key - 1].size)
             shard = self.table.shard(slot)
             if shard is None:
-                raise KeyError(slot)
+                raise Uncovered(slot)
             endpoint = <Endpoint>PyTuple_GET_ITEM(<tuple>shard, 0)
             return send_and_wait(endpoint.open(), name, args, n, size, decode)
         finally:
@@ -757,12 +804,12 @@ cdef class Job:
                     self.broken(TimeoutError("no reply within the time-out"), True)
                 else:
                     self.take(results, decode, troubled)
-        except (OSError, ProtocolError) as error:
+        except (Broken, ProtocolError) as error:
             self.broken(error)
         return 0
 
     cdef int broken(self, object error, bint timed_out=False) except -1:
-        self.failure = LinkFailure(str(error) or type(error).__name__, sent=True, timed_out=timed_out)
+        self.failure = self.link.lost(error, True, timed_out)
         self.link.fail(error)
         return 0
 
@@ -792,11 +839,9 @@ def exchange(list jobs, list results, list decode=None):
         now = slotwise_now()
         for job in jobs:
             job.moved = now
-            if job.link.tls:
-                job.link.sock.setblocking(False)
             try:
                 job.send()
-            except OSError as error:
+            except Broken as error:
                 job.broken(error)
         while True:
             active = 0
@@ -832,11 +877,11 @@ def exchange(list jobs, list results, list decode=None):
                     job.read(results, decode, troubled)
                 break
             milliseconds = 0 if buffered else -1 if least < 0 else <int>(least * 1e3 + 0.999)
+            # A signal that came since the last poll would not end this one.
+            PyErr_CheckSignals()
             with nogil:
                 ready = poll(fds, n, milliseconds)
             if ready < 0:
-                # Interrupted: a handler may raise.
-                PyErr_CheckSignals()
                 continue
             for i in range(n):
                 job = jobs[i]
@@ -849,7 +894,7 @@ def exchange(list jobs, list results, list decode=None):
                             job.take(results, decode, troubled)
                     if fds[i].revents & POLLOUT and not job.ready():
                         job.send()
-                except (OSError, ProtocolError) as error:
+                except (Broken, ProtocolError) as error:
                     job.broken(error)
         for job in jobs:
             job.link.heard = slotwise_now()
@@ -866,7 +911,5 @@ def exchange(list jobs, list results, list decode=None):
                 # Left in the middle of a reply: nobody can go on with this stream.
                 job.link.fail(ConnectionError("the batch was interrupted"))
                 continue
-            if job.link.tls:
-                job.link.sock.settimeout(None if job.link.timeout < 0 else job.link.timeout)
             job.link.hand_over()
     return troubled

@@ -27,7 +27,7 @@ from redis.retry import Retry
 from redis.utils import check_protocol_version
 
 from slotwise._calls import ClientCalls, scatter
-from slotwise._link import Flawed, LinkFailure, Reentered, ServerError
+from slotwise._link import Flawed, LinkFailure, Reentered, ServerError, Uncovered
 from slotwise.errors import (
     ClosedClientError,
     DataError,
@@ -37,7 +37,7 @@ from slotwise.errors import (
 )
 from slotwise.routing.topology import Address
 from slotwise.sync.caching import ReplyCache
-from slotwise.sync.dispatch import CLOSED, Dispatcher, exceptions_in
+from slotwise.sync.dispatch import CLOSED, NAMELESS, Dispatcher, exceptions_in
 from slotwise.sync.distribution import Distribution, measure
 from slotwise.sync.keys import Routing
 from slotwise.sync.nodes import NodesManager
@@ -247,10 +247,10 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         try:
             plan = self._plans.get(args[0])
         except (IndexError, TypeError):
-            raise DataError("A command needs a name: pass it as the first argument, e.g. 'GET'.") from None
+            raise DataError(NAMELESS) from None
         if (
             plan is None
-            or not plan.first_key
+            or not 0 < plan.first_key < len(args)
             or not self._straight
             or "target_nodes" in options
             or recorder._metrics_collector is not None
@@ -258,10 +258,8 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
             return self._execute_routed(args, options)
         try:
             reply = self._engine.keyed(args, plan.first_key, _NEVER_DECODE not in options)
-        except (LinkFailure, Reentered, KeyError, redis.RedisError) as error:
+        except (LinkFailure, Reentered, Uncovered, redis.RedisError) as error:
             reply = self._recover(args, options, plan, error)
-        except IndexError:
-            return self._execute_routed(args, options)
         if type(reply) is ServerError:
             reply = self._dispatcher.call(args, options, plan, slot=self.keyslot(args[plan.first_key]), reply=reply)
         elif type(reply) is Flawed:
@@ -279,7 +277,7 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         slot = self.keyslot(args[plan.first_key])
         if isinstance(error, Reentered):
             return self._dispatcher.call(args, options, plan, slot=slot)
-        if isinstance(error, KeyError):
+        if isinstance(error, Uncovered):
             error = SlotNotCoveredError(f'Slot "{slot}" not covered by the cluster.')
         return self._dispatcher.call(args, options, plan, slot=slot, failure=error)
 
@@ -304,9 +302,11 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         if targets is not None and flag is None:
             nodes = list(self._parse_target_nodes(targets))
         else:
-            if policies is None:
+            if policies is None and flag is not None:
+                policies = CommandPolicies()
+            elif policies is None:
                 policies, slot = self._policies_by_flag(args, name)
-                if flag is None and slot is not None:
+                if slot is not None:
                     return self._execute_keyed(args, options, plan, slot)
             nodes = self._determine_nodes(
                 name, *args[1:], request_policy=policies.request_policy, nodes_flag=flag
@@ -475,7 +475,7 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
 
     def _pushed(self, message: list[Any]) -> None:
         kind = message[0] if message else None
-        if self._reply_cache is not None and kind in (b"invalidate", "invalidate"):
+        if self._reply_cache is not None and kind in (b"invalidate", "invalidate") and len(message) == 2:
             self._reply_cache.invalidate(message[1])
 
 
