@@ -1,6 +1,7 @@
 """Short ways of the commonest calls, for a client and for its pipelines; see the .pxd."""
 
 cimport cython
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 
 from slotwise._aiolink cimport AsyncEngine
@@ -205,39 +206,73 @@ cdef class PipelineCalls:
         return self.incrby(name, amount)
 
 
-def split(Queue queue, str name, list keys, plan, slot_of, Py_ssize_t width=1):
-    """Queues command ``name`` once per slot, with that slot's keys; their positions in ``keys``, per command.
+# Scratch of `split`: the last position of each slot in the call that `stamp` counts. Used between two points where no
+# Python code runs, so one is enough.
+cdef unsigned int _stamp = 0
+cdef unsigned int _seen[16384]
+cdef Py_ssize_t _last[16384]
 
-    ``width`` is how many elements of ``keys`` belong together, a key and what follows it: 2 for MSET.
+
+def split(Queue queue, str name, list keys, plan, slot_of, Py_ssize_t width=1):
+    """Queues command ``name`` once per slot, with the keys of that slot; their positions in ``keys``, per command.
+
+    ``width`` is how many elements of ``keys`` belong together, a key and what follows it: 2 for MSET. A position is an
+    int for a slot with one key, a list for one with several.
     """
-    cdef dict groups = {}
-    cdef list group, positions = []
-    cdef Py_ssize_t i, n = len(keys)
-    cdef object slot
-    for i in range(0, n, width):
-        slot = slot_of(keys[i])
-        group = groups.get(slot)
-        if group is None:
-            group = groups[slot] = []
+    global _stamp
+    cdef Py_ssize_t n = len(keys) // width, i, j
+    cdef int *slots = <int*>PyMem_Malloc((n + 1) * sizeof(int))
+    # The next position of the same slot, or -1.
+    cdef Py_ssize_t *after = <Py_ssize_t*>PyMem_Malloc((n + 1) * sizeof(Py_ssize_t))
+    cdef char *first = <char*>PyMem_Malloc(n + 1)
+    cdef list positions = [], group
+    try:
+        if slots == NULL or after == NULL or first == NULL:
+            raise MemoryError()
+        for i in range(n):
+            slots[i] = slot_of(keys[i * width])
+        _stamp += 1
+        for i in range(n):
+            after[i] = -1
+            first[i] = _seen[slots[i]] != _stamp
+            if not first[i]:
+                after[_last[slots[i]]] = i
+            _seen[slots[i]] = _stamp
+            _last[slots[i]] = i
+        for i in range(n):
+            if not first[i]:
+                continue
+            if after[i] < 0 and width == 1:
+                positions.append(i)
+                queue.put((name, keys[i]), plan)
+                continue
+            group = []
+            j = i
+            while j >= 0:
+                group.append(j)
+                j = after[j]
             positions.append(group)
-        group.append(i)
-    for group in positions:
-        if width == 1:
-            queue.put((name, *[keys[i] for i in group]), plan)
-        else:
-            queue.put((name, *[part for i in group for part in keys[i : i + width]]), plan)
+            queue.put((name, *[part for j in group for part in keys[j * width : (j + 1) * width]]), plan)
+    finally:
+        PyMem_Free(slots)
+        PyMem_Free(after)
+        PyMem_Free(first)
     return positions
 
 
 def scatter(list positions, list found, Py_ssize_t n):
     """Puts the values of each command of :func:`split` at their keys' positions among ``n``."""
-    cdef list values = [None] * n, group, part
+    cdef list values = [None] * n, part
+    cdef object place
     cdef Py_ssize_t i, j
     for i in range(len(positions)):
-        group = positions[i]
+        place = positions[i]
         part = found[i]
-        for j in range(len(group)):
-            values[group[j]] = part[j]
+        if type(place) is list:
+            for j in range(len(<list>place)):
+                values[(<list>place)[j]] = part[j]
+        else:
+            values[place] = part[0]
     return values
 
 

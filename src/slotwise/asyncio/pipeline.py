@@ -64,7 +64,7 @@ class ClusterPipeline(redis.asyncio.cluster.ClusterPipeline):
 
     def by_slot(
         self, name: str, keys: list[Any], width: int = 1
-    ) -> Coroutine[Any, Any, tuple[list[list[int]], list[Any]]]:
+    ) -> Coroutine[Any, Any, tuple[list[list[int] | int], list[Any]]]:
         """Runs command ``name`` once per slot of ``keys``: the positions and the value of each command."""
         strategy: PipelineStrategy = self._execution_strategy
         return strategy.by_slot(name, keys, width)
@@ -131,7 +131,7 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
         split(self._queue, "MSET", pairs, self._client._plan("MSET"), self._client.keyslot, 2)
         return self._pipe
 
-    async def by_slot(self, name: str, keys: list[Any], width: int = 1) -> tuple[list[list[int]], list[Any]]:
+    async def by_slot(self, name: str, keys: list[Any], width: int = 1) -> tuple[list[list[int] | int], list[Any]]:
         client = self._client
         slot_of = key_slot if client._engine.encoding is None else client.keyslot
         positions = split(self._queue, name, keys, client._plan(name), slot_of, width)

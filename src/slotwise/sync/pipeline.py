@@ -180,7 +180,7 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         if endpoint is not None:
             self._pinned[index] = endpoint
 
-    def by_slot(self, name: str, keys: list[Any], width: int = 1) -> tuple[list[list[int]], list[Any]]:
+    def by_slot(self, name: str, keys: list[Any], width: int = 1) -> tuple[list[list[int] | int], list[Any]]:
         """Runs command ``name`` once per slot of ``keys``: the positions and the value of each command."""
         plan = self._dispatcher.plan(name)
         slot_of = key_slot if self._engine.encoding is None else self._cluster.keyslot
