@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from slotwise.routing.topology import Address, Remap, resolve
+from slotwise.routing.topology import SLOTS, Address, Remap, resolve
 
 # MOVED and ASK replies that one call follows before it gives up; redis-py's RedisClusterRequestTTL.
 REDIRECTS_MAX = 16
@@ -58,7 +58,7 @@ def after_error(text: str, asked: str, remap: Remap | None = None) -> Next:
     if code in ("MOVED", "ASK"):
         slot, _, endpoint = rest.partition(" ")
         host, _, port = endpoint.rpartition(":")
-        if not (slot.isdigit() and port.isdigit()):
+        if not (slot.isdigit() and int(slot) < SLOTS and port.isdigit()):
             return _GIVE_UP
         address = resolve(host.strip("[]"), port, asked, remap)
         return Next(Step.GO if code == "MOVED" else Step.ASK, int(slot), address)

@@ -16,6 +16,7 @@ from typing import Any
 from redis.cache import CacheEntry, CacheEntryStatus, CacheKey
 
 from slotwise.routing.plan import Plan
+from slotwise.sync.forks import remember
 from slotwise.sync.nodes import NodesManager
 
 _COMING = b""
@@ -29,6 +30,7 @@ class ReplyCache:
         assert nodes._cache is not None  # or nobody makes this object
         self._cache = nodes._cache
         self._lock = threading.RLock()
+        remember(self)
 
     def takes(self, args: tuple[Any, ...], options: dict[str, Any]) -> bool:
         """True when the reply to this call may be kept."""
@@ -82,6 +84,10 @@ class ReplyCache:
                 self._cache.flush()
             else:
                 self._cache.delete_by_redis_keys(list(keys))
+
+    def forget(self) -> None:
+        """In a child process: a new lock. What is kept belongs to links that the child does not have."""
+        self._lock = threading.RLock()
 
     def _entry(self, key: CacheKey) -> CacheEntry | None:
         with self._lock:

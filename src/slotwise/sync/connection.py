@@ -9,9 +9,8 @@ Pub/sub, MONITOR and transactions get redis-py connections from the same pool, s
 
 from __future__ import annotations
 
-import os
+import queue
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -20,7 +19,8 @@ from redis.auth.token import TokenInterface
 from redis.connection import BlockingConnectionPool
 
 from slotwise._link import Endpoint, Link, LinkFailure
-from slotwise.errors import ConnectionError, TimeoutError
+from slotwise.errors import ConnectionError, MaxConnectionsError, TimeoutError
+from slotwise.sync.forks import remember
 
 # Connections per node beside the shared one, unless max_connections says otherwise (redis-py's default).
 MAX_CONNECTIONS = 100
@@ -46,7 +46,8 @@ class NodePool(BlockingConnectionPool):
     ) -> None:
         self._lanes: list[Link] = []
         self._waiting = 0
-        self._shared_lock = threading.Lock()
+        # Reentrant: a signal handler or a finalizer may call the client while its thread opens the link.
+        self._shared_lock = threading.RLock()
         self._link_options = (socket_timeout, reply_encoding, on_push)
         # Called with the redis-py connection of each new shared link, before the link takes it over.
         self._on_shared = on_shared
@@ -57,7 +58,7 @@ class NodePool(BlockingConnectionPool):
             socket_timeout=socket_timeout,
             **connection_kwargs,
         )
-        _pools.add(self)
+        remember(self)
 
     # -- the shared link ---------------------------------------------------------------------------------------------
 
@@ -66,7 +67,13 @@ class NodePool(BlockingConnectionPool):
         with self._shared_lock:
             link = endpoint.link
             if link is None or link.retired:
-                link = endpoint.link = self._shared = self._open_shared()
+                opened = self._open_shared()
+                link = endpoint.link
+                if link is None or link.retired:
+                    link = endpoint.link = self._shared = opened
+                else:
+                    # A signal handler of this very thread opened one meanwhile.
+                    opened.close()
             return link
 
     def _open_shared(self) -> Link:
@@ -100,7 +107,8 @@ class NodePool(BlockingConnectionPool):
 
     def give_back(self, link: Link, *, discard: bool = False) -> None:
         """Ends the caller's ownership. A link that is closed, not idle or to be discarded leaves the pool."""
-        if discard or not link.idle or self._waiting:
+        # Who waits while places are free is only connecting.
+        if discard or not link.idle or (self._waiting and self.pool.empty()):
             self._release(link)
         else:
             self._lanes.append(link)
@@ -124,6 +132,13 @@ class NodePool(BlockingConnectionPool):
         self._waiting += 1
         try:
             return super().get_connection()
+        except ConnectionError as error:
+            if isinstance(error.__context__, queue.Empty):
+                raise MaxConnectionsError(
+                    f"No connection available: all {self.max_connections} of this node were in use for "
+                    f"{self.timeout} s. Raise max_connections, or timeout to wait longer."
+                ) from None
+            raise
         finally:
             self._waiting -= 1
 
@@ -134,8 +149,10 @@ class NodePool(BlockingConnectionPool):
         while self._lanes:
             self._release(self._lanes.pop())
         shared, self._shared = self._shared, None
-        if shared is not None:
+        if shared is not None and inuse_connections:
             shared.close()
+        elif shared is not None:
+            shared.retire()
         super().disconnect(inuse_connections)
 
     def re_auth_callback(self, token: TokenInterface) -> None:
@@ -156,7 +173,7 @@ class NodePool(BlockingConnectionPool):
         self._lanes = []
         self._shared = None
         self._waiting = 0
-        self._shared_lock = threading.Lock()
+        self._shared_lock = threading.RLock()
 
 
 @contextmanager
@@ -171,15 +188,3 @@ def _not_sent() -> Iterator[None]:
         failure = ConnectionError(str(error))
         failure.sent = False  # type: ignore[attr-defined]
         raise failure from error
-
-
-_pools: weakref.WeakSet[NodePool] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for pool in list(_pools):
-        pool.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)

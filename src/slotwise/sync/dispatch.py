@@ -22,8 +22,11 @@ from slotwise.errors import (
     ClusterError,
     CommandRefusedError,
     ConnectionError,
+    DataError,
     MaxConnectionsError,
     NotSentError,
+    RedisClusterException,
+    RedisError,
     ResponseError,
     SlotNotCoveredError,
     TimeoutError,
@@ -92,8 +95,13 @@ class Dispatcher:
 
     def plan(self, name: Any) -> Plan:
         """The plan for calls that spell their command ``name``, made on first use."""
-        plan = self.plans.get(name)
+        try:
+            plan = self.plans.get(name)
+        except TypeError:
+            raise DataError(NAMELESS) from None
         if plan is None:
+            if not isinstance(name, (str, bytes)) or not name.strip():
+                raise DataError(NAMELESS)
             text = name.decode() if isinstance(name, bytes) else str(name)
             plan = plan_of(text, self._callback(name), flagged=self._flagged(text))
             # Only what is a command is remembered: user text must not grow the table forever.
@@ -190,6 +198,8 @@ class Dispatcher:
                 failure = None
                 if not pinned:
                     target = None
+                    # Not to the same replica once more: the primary knows.
+                    strategy = None
                 continue
             if type(reply) is not ServerError:
                 self.record(args[0], started, target)
@@ -216,6 +226,9 @@ class Dispatcher:
             elif step.step is Step.WAIT:
                 redirects += 1
                 time.sleep(TRYAGAIN_PAUSE * redirects)
+                if slot is not None:
+                    # After an ASK: the node that was asked takes nothing without ASKING.
+                    target = None
             else:
                 failures += 1
                 if failures > self._retries(pinned):
@@ -275,14 +288,12 @@ class Dispatcher:
         """Refreshes and pauses when the call may be tried again, raises otherwise."""
         if self.nodes.closed:
             raise ClosedClientError(CLOSED) from failure
-        if isinstance(failure, (AuthenticationError, MaxConnectionsError)):
+        if isinstance(failure, FINAL):
             raise failure
-        sent = getattr(failure, "sent", False)
-        step = after_failure(sent=sent, repeatable=repeatable)
-        if step.step is Step.GIVE_UP or failures > self._retries(pinned):
+        if not goes_again(failure, repeatable) or failures > self._retries(pinned):
             if target is not None:
                 self._refresh(target, 0)
-            raise failed(failure, target)
+            raise failed(failure)
         self._refresh(target, failures)
 
     def _refresh(self, target: Endpoint | None, failures: int) -> None:
@@ -299,7 +310,9 @@ class Dispatcher:
         self.nodes.moved(slot, address)
         self.moves += 1
         if self.reinitialize_steps and self.moves % self.reinitialize_steps == 0:
-            self.nodes.initialize(additional_startup_nodes_info=[address])
+            # For the sake of later calls; this one knows where to go.
+            with contextlib.suppress(RedisError, RedisClusterException):
+                self.nodes.initialize(additional_startup_nodes_info=[address])
 
     # -- several nodes at once ---------------------------------------------------------------------------------------
 
@@ -338,16 +351,19 @@ class Dispatcher:
         decode: list[bool] | None = None,
         *,
         asking: bool = False,
+        discard: bool = False,
     ) -> tuple[list[int], dict[int, Exception]]:
         """Commands of ``batch`` over a lane per part, all parts at once; replies go to their places in ``results``.
 
+        ``discard``: nobody may use these lanes afterwards.
         Returns the indices whose reply is missing or has an error in it, and why it is missing, by index.
         """
         failures: dict[int, Exception] = {}
         taken: list[tuple[Any, Link]] = []
         jobs: list[Job] = []
         try:
-            for endpoint, indices in parts:
+            # In one order for all threads: with few connections two of them could wait for each other's.
+            for endpoint, indices in sorted(parts, key=_by_address):
                 pool = endpoint.pool
                 try:
                     link = pool.take()
@@ -359,7 +375,7 @@ class Dispatcher:
             troubled = exchange(jobs, results, decode)
         finally:
             for pool, link in taken:
-                pool.give_back(link)
+                pool.give_back(link, discard=discard)
         troubled += failures
         for job in jobs:
             if job.failure is not None:
@@ -375,22 +391,45 @@ class Dispatcher:
         return None if found is None else found[0]
 
 
+NAMELESS = "A command needs a name in text or bytes: pass it as the first argument, e.g. 'GET'."
 CLOSED = "This client was closed. Enter it again with `with client:` or make a new one."
 
 
-def failed(failure: Exception, target: Endpoint | None) -> Exception:
+# Failures that another try would only meet again.
+FINAL = (AuthenticationError, MaxConnectionsError)
+
+
+def goes_again(failure: Exception, repeatable: bool) -> bool:
+    """Whether a call that failed so may be sent once more."""
+    sent = getattr(failure, "sent", not isinstance(failure, SlotNotCoveredError))
+    return not isinstance(failure, FINAL) and after_failure(sent=sent, repeatable=repeatable).step is not Step.GIVE_UP
+
+
+def _by_address(part: tuple[Endpoint, list[int]]) -> Address:
+    return part[0].node
+
+
+def failed(failure: Exception) -> Exception:
     """The exception of redis-py's tree for a call that got no reply."""
     if not isinstance(failure, LinkFailure):
         return failure
-    where = f" (node {target.node.name})" if target is not None else ""
     if not failure.sent:
-        made: Exception = NotSentError(f"{failure}{where}: the command was not sent")
+        made: Exception = NotSentError(f"{failure}: the command was not sent")
     elif failure.timed_out:
-        made = UnknownOutcomeTimeoutError(f"{failure}{where}: the command may or may not have been executed")
+        made = UnknownOutcomeTimeoutError(f"{failure}: the command may or may not have been executed")
     else:
-        made = UnknownOutcomeError(f"{failure}{where}: the command may or may not have been executed")
+        made = UnknownOutcomeError(f"{failure}: the command may or may not have been executed")
     made.__cause__ = failure
     return made
 
 
-__all__ = ["CLOSED", "UNANSWERED", "Dispatcher", "ResponseError", "exceptions_in", "failed"]
+__all__ = [
+    "CLOSED",
+    "NAMELESS",
+    "UNANSWERED",
+    "Dispatcher",
+    "ResponseError",
+    "exceptions_in",
+    "failed",
+    "goes_again",
+]

@@ -37,10 +37,10 @@ from slotwise.errors import (
     RedisError,
     ResponseError,
     SlotNotCoveredError,
-    TimeoutError,
 )
 from slotwise.routing.topology import SLOTS, Address, Topology, from_slots, resolve
 from slotwise.sync.connection import POOL_TIMEOUT, NodePool, OnPush
+from slotwise.sync.forks import remember
 
 # Keywords of redis-py's connections that are not for a connection here.
 _NOT_FOR_CONNECTIONS = frozenset(
@@ -139,6 +139,7 @@ class NodesManager(redis.cluster.NodesManager):
         self._slots_cache: dict[int, list[ClusterNode]] | None = None
         self.on_push: OnPush | None = None
         self.closed = False
+        remember(self)
         self.initialize()
 
     # -- nodes and their connections ---------------------------------------------------------------------------------
@@ -282,13 +283,10 @@ class NodesManager(redis.cluster.NodesManager):
         try:
             connection.connect()
             connection.send_command("CLUSTER SLOTS")
-            reply = connection.read_response()
-        except TimeoutError:
-            raise
-        except ResponseError as error:
-            if isinstance(error, ConnectionError):
-                raise
-            raise RedisClusterException("Cluster mode is not enabled on this node") from error
+            try:
+                reply = connection.read_response()
+            except ResponseError as error:
+                raise RedisClusterException("Cluster mode is not enabled on this node") from error
         finally:
             connection.disconnect()
         return from_slots(reply, address.host, self.address_remap)
@@ -435,6 +433,12 @@ class NodesManager(redis.cluster.NodesManager):
         """The node that a redis-py connection leads to."""
         with self._lock:
             return self.nodes_cache.get(f"{connection.host}:{connection.port}")
+
+    def forget(self) -> None:
+        """In a child process: new locks, since another thread may have held one at the fork."""
+        self._lock = threading.RLock()
+        self._initialization_lock = threading.RLock()
+        self.read_load_balancer = LoadBalancer()
 
     def close(self) -> None:
         """Closes every connection of every node."""

@@ -7,34 +7,50 @@ goes again, per node in one batch; what was answered never does.
 
 from __future__ import annotations
 
-import contextlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.cluster
+from redis._parsers.commands import CommandPolicies
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.cluster import AbstractStrategy, ClusterNode, PipelineCommand
 from redis.cluster import TransactionStrategy as RedisTransactionStrategy
 from redis.observability import recorder
 
 from slotwise._calls import PipelineCalls, Queue, split
-from slotwise._link import Endpoint, Flawed, LinkFailure, ServerError
+from slotwise._link import Endpoint, Flawed, ServerError
 from slotwise._slots import key_slot
 from slotwise.commands import Own, find, own_of
 from slotwise.errors import (
+    BusyLoadingError,
     ClusterError,
     CommandRefusedError,
     ConnectionError,
+    DataError,
     MovedError,
     RedisClusterException,
     SlotNotCoveredError,
+    TimeoutError,
+    UnknownOutcomeError,
+    UnknownOutcomeTimeoutError,
+    WatchError,
     parse_error,
 )
 from slotwise.routing.plan import Plan
-from slotwise.routing.redirects import REDIRECTS_MAX, Step, after_error, after_failure
+from slotwise.routing.redirects import REDIRECTS_MAX, Step, after_error
 from slotwise.routing.topology import Address, resolve
-from slotwise.sync.dispatch import TRYAGAIN_PAUSE, UNANSWERED, exceptions_in, failed
+from slotwise.sync.dispatch import (
+    FINAL,
+    NAMELESS,
+    TRYAGAIN_PAUSE,
+    UNANSWERED,
+    exceptions_in,
+    failed,
+    goes_again,
+)
 from slotwise.sync.keys import Routing
 from slotwise.sync.nodes import NodesManager
 
@@ -127,6 +143,8 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         self._queue = self._pipe._queue = Queue(self._engine.encoding)
         # Nodes of the commands that are not routed by a slot, and of reads for replicas.
         self._pinned: dict[int, Endpoint] = {}
+        # A command leaves its connection in a state that the next user must not meet.
+        self._discard = False
 
     @property  # type: ignore[misc]  # redis-py's can be set; here the commands are encoded by now
     def command_queue(self) -> list[PipelineCommand]:
@@ -144,6 +162,8 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Encodes one command; the pipeline again, for chaining."""
+        if not args:
+            raise DataError(NAMELESS)
         plan = self._dispatcher.plan(args[0])
         if (
             plan.first_key
@@ -161,7 +181,8 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
     def _add_routed(self, args: tuple[Any, ...], options: dict[str, Any], plan: Plan) -> None:
         """A command that is not simply for the primary of its one key."""
         found = find(args)
-        if found is not None and own_of(found[0], args) is Own.REFUSED:
+        own = Own.SHARED if found is None else own_of(found[0], args)
+        if found is not None and own is Own.REFUSED:
             raise CommandRefusedError(found[0].refusal)
         targets = options.pop("target_nodes", None)
         slot: int | None = None
@@ -177,6 +198,7 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
             slot, endpoint = self._route(args, plan, targets)
         index = len(self._queue)
         self._queue.add(args, options, plan, 0, slot)
+        self._discard |= own is Own.DISCARD
         if endpoint is not None:
             self._pinned[index] = endpoint
 
@@ -195,9 +217,11 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         else:
             name = args[0].decode() if isinstance(args[0], bytes) else args[0]
             policies = cluster._policy_resolver.resolve(name.lower())
-            if policies is None:
+            if policies is None and flag is not None:
+                policies = CommandPolicies()
+            elif policies is None:
                 policies, found = cluster._policies_by_flag(args, name)
-                if flag is None and found is not None:
+                if found is not None:
                     return self._slot_or_replica(found, plan)
             nodes = cluster._determine_nodes(
                 name, *args[1:], request_policy=policies.request_policy, nodes_flag=flag
@@ -243,7 +267,7 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         results: list[Any] = [UNANSWERED] * count
         started = time.monotonic()
         parts, failures = self._parts(range(count), first=True)
-        troubled, more = self._dispatcher.run(queue.batch, parts, results, decode)
+        troubled, more = self._dispatcher.run(queue.batch, parts, results, decode, discard=self._discard)
         troubled += failures
         failures.update(more)
         if recorder._metrics_collector is not None:
@@ -304,6 +328,7 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         """Sends again what was redirected or surely not executed; the exceptions of the rest, by index."""
         errors: dict[int, Exception] = {}
         nodes = self._cluster.nodes_manager
+        retries = self._dispatcher.retry.get_retries()
         failed_times = redirected = 0
         while troubled:
             again: list[int] = []
@@ -332,19 +357,20 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
                         again.append(index)
                     elif step.step is Step.ASK:
                         ask.setdefault(nodes.endpoint_of(step.address), []).append(index)  # type: ignore[arg-type]
+                    elif step.step is Step.WAIT:
+                        wait = True
+                        again.append(index)
+                    elif failed_times >= retries:
+                        errors[index] = parse_error(reply.text)
                     else:
-                        wait = wait or step.step is Step.WAIT
-                        refresh = refresh or step.step is Step.REFRESH
+                        refresh = True
                         again.append(index)
                 else:
                     failure = failures[index]
                     command = self._dispatcher.command_of(self._queue.calls[index])
-                    step = after_failure(
-                        sent=getattr(failure, "sent", False),
-                        repeatable=command is not None and command.repeatable,
-                    )
-                    if step.step is Step.GIVE_UP or failed_times >= self._dispatcher.retry.get_retries():
-                        errors[index] = failed(failure, None) if isinstance(failure, LinkFailure) else failure
+                    repeatable = command is not None and command.repeatable
+                    if failed_times >= retries or not goes_again(failure, repeatable):
+                        errors[index] = failed(failure)
                     else:
                         refresh = True
                         again.append(index)
@@ -355,13 +381,6 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
             redirected += 1
             if refresh:
                 failed_times += 1
-                if failed_times > self._dispatcher.retry.get_retries():
-                    for index in again:
-                        reply = results[index]
-                        errors[index] = (
-                            parse_error(reply.text) if type(reply) is ServerError else failures[index]
-                        )
-                    break
                 redirected = 0
                 self._refresh(failed_times)
             elif wait:
@@ -371,7 +390,9 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
             for index in (*again, *(i for members in ask.values() for i in members)):
                 results[index] = UNANSWERED
             parts, failures = self._parts(again, first=False)
-            troubled, more = self._dispatcher.run(self._queue.batch, parts, results, decode)
+            troubled, more = self._dispatcher.run(
+                self._queue.batch, parts, results, decode, discard=self._discard
+            )
             troubled += failures
             failures.update(more)
             if ask:
@@ -393,7 +414,7 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         if failures:
             time.sleep(max(0.0, self._dispatcher.retry._backoff.compute(failures)))
         # The next try tells, with an exception of its own.
-        with contextlib.suppress(ConnectionError, RedisClusterException):
+        with suppress(ConnectionError, RedisClusterException):
             self._cluster.nodes_manager.initialize()
 
 
@@ -401,6 +422,12 @@ class TransactionStrategy(RedisTransactionStrategy):
     """MULTI/EXEC on one slot, on a connection of its own, with WATCH."""
 
     _nodes_manager: NodesManager
+    # The server watches keys for this transaction.
+    _watched = False
+
+    def __init__(self, pipe: ClusterPipeline) -> None:
+        super().__init__(pipe)
+        self._dispatcher = pipe.cluster_client._dispatcher
 
     def _reinitialize_on_error(self, error: Exception, failure_count: int) -> None:
         if isinstance(error, MovedError):
@@ -408,4 +435,58 @@ class TransactionStrategy(RedisTransactionStrategy):
             self._nodes_manager.moved(
                 error.slot_id, resolve(error.host, error.port, "", self._nodes_manager.address_remap)
             )
+        elif isinstance(error, (UnknownOutcomeError, *FINAL)):
+            raise error
         super()._reinitialize_on_error(error, failure_count)
+
+    def _get_connection_and_send_command(self, *args: Any, **options: Any) -> Any:
+        command = self._dispatcher.command_of(args)
+        repeatable = args[0] in self.IMMEDIATE_EXECUTE_COMMANDS or (command is not None and command.repeatable)
+        with self._loss_told(repeatable):
+            value = super()._get_connection_and_send_command(*args, **options)
+        if args[0] in self.IMMEDIATE_EXECUTE_COMMANDS:
+            self._watched = args[0] == "WATCH"
+        return value
+
+    def _execute_transaction(self, stack: list[PipelineCommand], raise_on_error: bool) -> list[Any]:
+        with self._loss_told(False):
+            values: list[Any] = super()._execute_transaction(stack, raise_on_error)
+        return values
+
+    def _get_client_and_connection_for_transaction(self) -> Any:
+        connection = self._transaction_connection
+        if connection is not None and self._pipeline_slots:
+            node = self._nodes_manager.get_node_from_slot(next(iter(self._pipeline_slots)))
+            if node.name != f"{connection.host}:{connection.port}":
+                # Another call met the MOVED.
+                self._let_go()
+                if self._watched:
+                    raise WatchError("Slot rebalancing occurred while watching keys")
+        return super()._get_client_and_connection_for_transaction()
+
+    @contextmanager
+    def _loss_told(self, repeatable: bool) -> Iterator[None]:
+        """A lost connection ends the transaction where redis-py would go on over another one: once more, or without
+        the WATCH."""
+        try:
+            yield
+        except (ConnectionError, TimeoutError) as error:
+            sent = self._transaction_connection is not None and not isinstance(error, BusyLoadingError)
+            self._let_go()
+            if sent and not repeatable:
+                kind = UnknownOutcomeTimeoutError if isinstance(error, TimeoutError) else UnknownOutcomeError
+                raise kind(f"{error}: the transaction may or may not have been executed") from error
+            if self._watched:
+                raise WatchError("The connection was lost, and the WATCH with it: begin again") from error
+            raise
+
+    def _let_go(self) -> None:
+        connection, self._transaction_connection = self._transaction_connection, None
+        if connection is not None:
+            connection.disconnect()
+            self._nodes_manager.pool_of(Address(connection.host, connection.port)).release(connection)
+
+    def reset(self) -> None:
+        """Ends the transaction; the connection goes back to its pool."""
+        super().reset()
+        self._watched = False
