@@ -98,9 +98,13 @@ cdef class AsyncLink:
     cdef object on_push
     # Futures of those who wait for room, oldest first.
     cdef object waiters
+    # Some were let in and have their turn before anybody new; those for whom there was no room after all.
+    cdef bint letting
+    cdef list missed
     cdef object flush_soon
 
-    cdef bint is_full(self) noexcept
+    cdef bint has_room(self) noexcept
+    cdef bint is_full(self)
     cdef Entry *push(self) except NULL
     cdef object put(self, Name name, Arg *args, Py_ssize_t n, Py_ssize_t size, bint decode)
     cdef int begin_turn(self) except -1

@@ -77,6 +77,7 @@ cdef class AsyncLink:
         self.out = SendBuffer()
         self.on_push = on_push
         self.waiters = deque()
+        self.missed = []
         self.flush_soon = self.flush
         kwargs = {"protocolError": ProtocolError, "replyError": ServerError, "notEnoughData": _MORE}
         if encoding is not None:
@@ -103,16 +104,30 @@ cdef class AsyncLink:
 
     @property
     def full(self):
-        """True while callers have to wait for room."""
+        """True while a caller has to wait: there is no room, or others came earlier."""
         return self.is_full()
 
-    cdef bint is_full(self) noexcept:
-        return self.paused or self.commands >= MAX_COMMANDS or self.out.pending() >= MAX_BYTES
+    @property
+    def roomy(self):
+        """True when there is room for whoever has the turn."""
+        return self.has_room()
 
-    def room(self):
-        """A future that is done when the link has room again, or is closed."""
+    cdef bint has_room(self) noexcept:
+        return not self.paused and self.commands < MAX_COMMANDS and self.out.pending() < MAX_BYTES
+
+    cdef bint is_full(self):
+        return not self.has_room() or self.letting or len(self.waiters) > 0
+
+    def room(self, bint again=False):
+        """A future that is done when it is the caller's turn to look for room, or the link is closed.
+
+        The turn is over when the caller suspends. ``again``: it had one, and there was no room after all.
+        """
         future = self.create_future()
-        self.waiters.append(future)
+        if again and self.letting:
+            self.missed.append(future)
+        else:
+            self.waiters.append(future)
         return future
 
     # -- sending --------------------------------------------------------------------------------------------
@@ -176,7 +191,8 @@ cdef class AsyncLink:
         if not self.scheduled:
             self.begin_turn()
         cdef int64_t at = self.out.base + self.out.end
-        while part.written < n and (not self.is_full() or part.written == first):
+        # One at least: a value that is larger than all room goes when its turn comes.
+        while part.written < n and (self.has_room() or part.written == first):
             if part.asking:
                 self.out.reserve(len(_ASKING))
                 self.out.put(_ASKING, len(_ASKING))
@@ -233,6 +249,7 @@ cdef class AsyncLink:
         elif self.retired:
             self.close()
         if self.retired:
+            # They go to the link that replaces this one.
             self.let_in()
 
     cdef int lose(self, Entry *entry, str reason, bint timed_out) except -1:
@@ -333,7 +350,7 @@ cdef class AsyncLink:
                 self.pushed(reply)
             if self.retired:
                 self.close()
-        if self.waiters and not self.is_full():
+        if self.has_room():
             self.let_in()
         return 0
 
@@ -354,12 +371,31 @@ cdef class AsyncLink:
         self.let_in()
 
     cdef int let_in(self) except -1:
-        """Wakes those who wait for room: they look again, in order."""
-        while self.waiters:
+        """Gives the oldest waiters their turn, as many as there is room for; all of them on a retired link.
+
+        Who is new waits behind them: else tasks whose replies came with this read would take the room again.
+        """
+        cdef Py_ssize_t places = len(self.waiters) if self.retired else MAX_COMMANDS - self.commands
+        if self.letting and not self.retired:
+            return 0
+        while self.waiters and places > 0:
             future = self.waiters.popleft()
             if not future.done():
                 future.set_result(None)
+                places -= 1
+                self.letting = True
+        if self.letting:
+            # Behind the steps of the tasks that were woken.
+            self.loop.call_soon(self.all_let_in)
         return 0
+
+    def all_let_in(self):
+        """Ends the turns of those who were let in."""
+        self.letting = False
+        self.waiters.extendleft(reversed(self.missed))
+        self.missed.clear()
+        if self.retired or self.has_room():
+            self.let_in()
 
     def eof_received(self):
         return False
@@ -399,7 +435,8 @@ cdef class AsyncLink:
             self.fail(reason)
         transport, self.transport = self.transport, None
         if transport is not None:
-            transport.close()
+            # What is not sent by now was lost above: the peer's slowness must not keep the socket open.
+            transport.abort()
 
     def execute(self, tuple call, bint decode=True, encoding=None):
         """Sends one command; the future of its reply, an :class:`Unusual` where it is not plain."""

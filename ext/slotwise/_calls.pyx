@@ -11,7 +11,11 @@ from slotwise._link cimport Engine, Flawed, ServerError
 import redis
 import redis.asyncio
 import redis.cluster
+<<<<<<< HEAD
 from redis.exceptions import RedisError
+=======
+from redis.asyncio.observability import recorder as async_recorder
+>>>>>>> 1e147f0 (wip)
 from redis.observability import recorder
 
 from slotwise._link import LinkFailure, Reentered, Uncovered
@@ -292,7 +296,7 @@ cdef class AsyncCalls:
             and not self.replaced
             and _PyType_Lookup(<type>self.owner, "execute_command") == <PyObject*>self.funnel
             and _PyType_Lookup(<type>_ASYNC_CLIENT, "execute_command") == <PyObject*>_ASYNC_FUNNEL
-            and recorder._metrics_collector is None
+            and async_recorder._async_metrics_collector is None
         )
 
     def submit(self, tuple call):

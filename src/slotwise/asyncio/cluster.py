@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import functools
 import random
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import redis.asyncio
+from redis._parsers.commands import RequestPolicy
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.observability import recorder
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.cluster import SLOT_ID, LoadBalancingStrategy
 from redis.commands import READ_COMMANDS
@@ -21,10 +24,12 @@ from slotwise._aiolink import AsyncEndpoint, Unusual
 from slotwise._calls import AsyncCalls, scatter
 from slotwise._link import Flawed, LinkFailure
 from slotwise._slots import SLOTS, key_slot
-from slotwise.asyncio.nodes import NodesManager
+from slotwise.asyncio.connection import CLOSED
+from slotwise.asyncio.nodes import NodesManager, record
 from slotwise.asyncio.pipeline import ClusterPipeline
 from slotwise.commands import Own, find, own_of
 from slotwise.errors import (
+    ClosedClientError,
     CommandRefusedError,
     ConnectionError,
     RedisClusterException,
@@ -159,9 +164,11 @@ class RedisCluster(_REDIS):
 
     async def aclose(self) -> None:
         """Closes every connection; a later command opens them again."""
-        await super().aclose()
         self._engine.loop = None
+        await super().aclose()
         self._lock = None
+        # The transports end in the loop's next turn, and the loop may be closed right after this.
+        await asyncio.sleep(0)
 
     def __repr__(self) -> str:
         nodes = ", ".join(sorted(node.name for node in self.get_primaries()))
@@ -213,7 +220,7 @@ class RedisCluster(_REDIS):
             raise RedisClusterException("A command needs a name: pass it as the first argument, e.g. 'GET'.")
         plan = self._plan(args[0])
         if "target_nodes" not in options:
-            if plan.first_key and self._calls.straight:
+            if plan.first_key and self._calls.straight and recorder._async_metrics_collector is None:
                 future = self._engine.keyed(args, plan.first_key, NEVER_DECODE not in options)
                 if future is not None:
                     reply = await future
@@ -225,6 +232,12 @@ class RedisCluster(_REDIS):
             slot = await self._slot_by_keys(args, plan)
             if slot is not None:
                 return self._value(plan, await self._converse(args, options, plan, slot=slot), options)
+        targets = options.get("target_nodes")
+        if targets and self._is_node_flag(targets) and not self._is_flagged(str(args[0])):
+            # redis-py would look for keys, which this command need not have.
+            options["target_nodes"] = await self._determine_nodes(
+                *args, request_policy=RequestPolicy.DEFAULT_KEYLESS, node_flag=targets
+            )
         return await _REDIS_FUNNEL(self, *args, **options)
 
     async def _slot_by_keys(self, args: tuple[Any, ...], plan: Plan) -> int | None:
@@ -286,7 +299,9 @@ class RedisCluster(_REDIS):
                 done = None
                 if isinstance(step, Send):
                     strategy = self._strategy if plan.read and not step.primary else None
+                    started = time.monotonic()
                     done = await self._send(step, args, decode, own, slot, strategy)
+                    await record(str(args[0]), started, done.address, done.failure or done.reply)
                 elif isinstance(step, Moved):
                     await self.nodes_manager.moved(step.slot, step.address)
                 elif isinstance(step, Refresh):
@@ -337,18 +352,25 @@ class RedisCluster(_REDIS):
         return _outcome(reply, address)
 
     async def _roomy(self, endpoint: AsyncEndpoint) -> Any:
-        """The endpoint's shared link with room for a command; waits for both."""
+        """The endpoint's shared link when there is room for the caller's command, which it must put in at once."""
         while True:
+            if self._engine.loop is None:
+                raise ClosedClientError(CLOSED)
             link = endpoint.link
             if link is None or link.retired:
                 link = await endpoint.pool.shared(endpoint)
-            if not link.full:
-                return link
-            await link.room()
+            turn = False
+            while not link.retired:
+                if link.roomy if turn else not link.full:
+                    return link
+                await link.room(turn)
+                turn = True
 
     async def _refresh(self, failed: Address | None) -> None:
+        if self._engine.loop is None:
+            raise ClosedClientError(CLOSED)
         # The next try tells, with an exception of its own.
-        with contextlib.suppress(ConnectionError, TimeoutError):
+        with contextlib.suppress(ConnectionError, TimeoutError, RedisClusterException):
             await self.nodes_manager.initialize(
                 last_failed_node_name=failed.name if failed is not None else None
             )

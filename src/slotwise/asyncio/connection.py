@@ -16,10 +16,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from slotwise._aiolink import AsyncEndpoint, AsyncLink
-from slotwise.errors import ConnectionError, MaxConnectionsError, TimeoutError
+from slotwise.errors import ClosedClientError, ConnectionError, MaxConnectionsError, TimeoutError
 
 # Seconds to wait for a connection of one's own; redis-py raises at once.
 POOL_TIMEOUT = 20.0
+
+CLOSED = "the client was closed"
 
 OnPush = Callable[[list[Any]], None]
 
@@ -46,22 +48,30 @@ class AsyncNodePool:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._opening: asyncio.Task[AsyncLink] | None = None
         self._links: set[AsyncLink] = set()
+        self._retired = False
 
     async def shared(self, endpoint: AsyncEndpoint) -> AsyncLink:
         """The node's open shared link. The first task opens it; the others wait for that, and its end ends none."""
         link = endpoint.link
         if link is not None and not link.retired:
             return link
-        if self._opening is None:
-            self._opening = asyncio.create_task(self._open_shared(endpoint))
-        return await asyncio.shield(self._opening)
+        opening = self._opening
+        if opening is None:
+            opening = self._opening = asyncio.create_task(self._open_shared(endpoint))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if opening.cancelled():
+                raise ClosedClientError(CLOSED) from None
+            raise
 
     async def _open_shared(self, endpoint: AsyncEndpoint) -> AsyncLink:
         try:
-            endpoint.link = await self.open(self._on_shared)
-            return endpoint.link
+            link = endpoint.link = await self.open(self._on_shared)
+            return link
         finally:
-            self._opening = None
+            if self._opening is asyncio.current_task():
+                self._opening = None
 
     async def open(self, prepare: Callable[[Any], Any] | None = None) -> AsyncLink:
         """A new link to the node."""
@@ -74,8 +84,9 @@ class AsyncNodePool:
             await connection.connect()
             if prepare is not None:
                 await prepare(connection)
-        except (ConnectionError, TimeoutError) as error:
-            error.sent = False  # type: ignore[union-attr]
+        except BaseException as error:
+            if isinstance(error, (ConnectionError, TimeoutError)):
+                error.sent = False  # type: ignore[union-attr]
             await connection.disconnect(nowait=True)
             raise
         reader: Any = connection._reader
@@ -96,58 +107,76 @@ class AsyncNodePool:
         left = bytes(reader._buffer)
         if left:
             link.data_received(left)
+        self._links = {known for known in self._links if not known.closed}
         self._links.add(link)
         return link
 
     async def take(self) -> AsyncLink:
         """An idle link that is the caller's until :meth:`give_back`; waits for one, then raises MaxConnectionsError."""
-        while True:
+        if self._taken < self.node.max_connections:
+            self._taken += 1
+        else:
+            await self._place()
+        try:
             while self._lanes:
                 link = self._lanes.pop()
                 if link.idle:
-                    self._taken += 1
                     return link
                 link.close()
-                self._links.discard(link)
-            if self._taken < self.node.max_connections:
-                self._taken += 1
-                try:
-                    return await self.open()
-                except BaseException:
-                    self._left()
-                    raise
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await asyncio.wait_for(waiter, self._pool_timeout)
-            except asyncio.TimeoutError:
-                raise MaxConnectionsError(
-                    f"No connection of {self.node.name} became free within {self._pool_timeout} seconds; "
-                    f"raise max_connections ({self.node.max_connections})"
-                ) from None
+            return await self.open()
+        except BaseException:
+            self._left()
+            raise
+
+    async def _place(self) -> None:
+        """Waits, in order, for the place that another caller leaves."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await asyncio.wait_for(waiter, self._pool_timeout)
+        except asyncio.TimeoutError:
+            raise MaxConnectionsError(
+                f"No connection of {self.node.name} became free within {self._pool_timeout} seconds; "
+                f"raise max_connections ({self.node.max_connections})"
+            ) from None
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                # It was given a place in the moment of its cancellation.
+                self._left()
+            raise
 
     def give_back(self, link: AsyncLink, *, discard: bool = False) -> None:
         """Ends the caller's ownership. A link that is not idle or is to be discarded is closed."""
-        if discard or not link.idle:
+        if discard or self._retired or not link.idle:
             link.close("the call ended")
-            self._links.discard(link)
         else:
             self._lanes.append(link)
         self._left()
 
     def _left(self) -> None:
-        self._taken -= 1
+        """Passes a place on to the oldest waiter."""
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
-                break
+                return
+        self._taken -= 1
+
+    def retire(self, endpoint: AsyncEndpoint) -> None:
+        """The node left the cluster: closes what is idle now, and the rest when it becomes so."""
+        self._retired = True
+        if endpoint.link is not None:
+            endpoint.link.retire()
+        for link in self._lanes:
+            link.close()
+        self._lanes.clear()
 
     def close(self) -> None:
-        """Closes every link."""
+        """Closes every link; what is under way fails."""
         for link in self._links:
             link.close()
         self._links.clear()
         self._lanes.clear()
         if self._opening is not None:
             self._opening.cancel()
+            self._opening = None

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 import redis.asyncio.cluster
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.observability import recorder
 from redis.cluster import PRIMARY, LoadBalancingStrategy
 from redis.exceptions import MovedError
 from redis.utils import str_if_bytes
 
 from slotwise._aiolink import AsyncEndpoint, AsyncEngine
+from slotwise._link import ServerError
 from slotwise._slots import SLOTS, SlotTable
 from slotwise.asyncio.connection import AsyncNodePool
-from slotwise.errors import ConnectionError, SlotNotCoveredError
+from slotwise.errors import ConnectionError, SlotNotCoveredError, parse_error
 from slotwise.routing.topology import Address
 
 
@@ -94,8 +97,7 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
             ranges.append((first, last, index))
         for name in self._endpoints.keys() - self.nodes_cache.keys():
             endpoint = self._endpoints.pop(name)
-            if endpoint.link is not None:
-                endpoint.link.retire()
+            endpoint.pool.retire(endpoint)
         tuples = [
             tuple(
                 self.endpoint_of(Address(node.host, int(node.port)))
@@ -138,6 +140,20 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
             endpoint.pool.close()
             endpoint.link = None
         await super().aclose(attr)
+
+
+async def record(name: str, started: float, node: Address | None, outcome: Any) -> None:
+    """Tells redis-py's metrics of one exchange with one node, where the user turned them on."""
+    if recorder._async_metrics_collector is not None:
+        error = parse_error(outcome.text) if type(outcome) is ServerError else outcome
+        await recorder.record_operation_duration(
+            command_name=name,
+            duration_seconds=time.monotonic() - started,
+            server_address=node.host if node is not None else None,
+            server_port=node.port if node is not None else None,
+            db_namespace="0",
+            error=error if isinstance(error, Exception) else None,
+        )
 
 
 async def _track(connection: Any) -> None:

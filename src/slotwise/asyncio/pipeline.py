@@ -7,6 +7,7 @@ large batch is encoded piece by piece as there is room, so other callers get the
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,11 @@ from redis._parsers.commands import CommandPolicies
 from redis.asyncio.cluster import PipelineCommand
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
-from slotwise._aiolink import AsyncEndpoint, Part
+from slotwise._aiolink import AsyncEndpoint, AsyncLink, Part
 from slotwise._calls import Queue, split
 from slotwise._link import LinkFailure
 from slotwise._slots import key_slot
+from slotwise.asyncio.nodes import record
 from slotwise.commands import Own, find, own_of
 from slotwise.errors import (
     CommandRefusedError,
@@ -49,8 +51,7 @@ class ClusterPipeline(redis.asyncio.cluster.ClusterPipeline):
 
     def __init__(self, client: RedisCluster, transaction: bool | None = None) -> None:
         super().__init__(client, transaction)
-        if not transaction:
-            self._execution_strategy = PipelineStrategy(self)
+        self._execution_strategy = TransactionStrategy(self) if transaction else PipelineStrategy(self)
 
     def get(self, name: Any) -> Any:
         """Queues GET; the pipeline again."""
@@ -152,7 +153,13 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
         results: list[Any] = [_UNANSWERED] * count
         pinned = await self._pin()
         parts, failures = self._parts(range(count), pinned)
+        started = time.monotonic()
         troubled = await self._run(parts, results, decode, failures)
+        bad = set(troubled)
+        for endpoint, indices in parts.items():
+            first = next(filter(bad.__contains__, indices), None)
+            outcome = failures.get(first, results[first]) if first is not None else None
+            await record("PIPELINE", started, endpoint.node, outcome)
         troubled += [i for i in failures if i not in set(troubled)]
         errors: dict[int, Exception] = {}
         if troubled:
@@ -235,15 +242,17 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
         """All parts at once; replies go to their places. The indices without a plain reply."""
         loop = asyncio.get_running_loop()
         running: list[Part] = []
-        waiting: list[tuple[AsyncEndpoint, Part]] = []
+        waiting: list[tuple[AsyncEndpoint, AsyncLink | None, Part]] = []
         for endpoint, indices in parts.items():
             part = Part(self._queue.batch, indices, results, decode, asking, loop.create_future())
             running.append(part)
             link = endpoint.link
-            if link is None or link.retired or not link.put_part(part):
-                waiting.append((endpoint, part))
+            if link is None or link.full or link.retired:
+                waiting.append((endpoint, None, part))
+            elif not link.put_part(part):
+                waiting.append((endpoint, link, part))
         if waiting:
-            await asyncio.gather(*(self._feed(endpoint, part, failures) for endpoint, part in waiting))
+            await asyncio.gather(*(self._feed(*wait, failures) for wait in waiting))
         troubled: list[int] = []
         for part in running:
             await part.future
@@ -260,9 +269,10 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
                     )
         return troubled
 
-    async def _feed(self, endpoint: AsyncEndpoint, part: Part, failures: dict[int, Exception]) -> None:
+    async def _feed(
+        self, endpoint: AsyncEndpoint, link: AsyncLink | None, part: Part, failures: dict[int, Exception]
+    ) -> None:
         """Encodes what did not fit at once, as there is room; a part never changes its link."""
-        link = endpoint.link if part.written else None
         try:
             if link is None:
                 link = await self._client._roomy(endpoint)
@@ -338,3 +348,21 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
                 troubled += await self._run(ask, results, decode, failures, asking=True)
             troubled += [i for i in failures if i not in set(troubled)]
         return errors
+
+
+class TransactionStrategy(redis.asyncio.cluster.TransactionStrategy):
+    """MULTI/EXEC on one slot, by redis-py, over a connection of its own."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Queues one command; behind WATCH and before MULTI, what to await for its value."""
+        if self._pipe.cluster_client._initialize:
+            return super().execute_command(*args, **options)
+        # redis-py starts a thread with an event loop for every command. Once the cluster is known there is nothing
+        # that it would wait for there.
+        step = self._execute_command(*args, **options)
+        try:
+            step.send(None)
+        except StopIteration as end:
+            return end.value
+        step.close()
+        raise RuntimeError("a transaction waited where it only queues")
