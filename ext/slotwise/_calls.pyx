@@ -11,11 +11,8 @@ from slotwise._link cimport Engine, Flawed, ServerError
 import redis
 import redis.asyncio
 import redis.cluster
-<<<<<<< HEAD
-from redis.exceptions import RedisError
-=======
 from redis.asyncio.observability import recorder as async_recorder
->>>>>>> 1e147f0 (wip)
+from redis.exceptions import RedisError
 from redis.observability import recorder
 
 from slotwise._link import LinkFailure, Reentered, Uncovered
