@@ -1,0 +1,127 @@
+"""MOVED, ASK and lost connections, told by scripted nodes."""
+
+import asyncio
+import threading
+
+import pytest
+
+from slotwise import key_slot
+from slotwise.asyncio import RedisCluster
+from slotwise.errors import UnknownOutcomeError
+from tests.asyncio.loops import run
+from tests.fixtures.scripted import ScriptedCluster
+
+SLOT = key_slot("key")
+
+
+def test_asking_and_the_command_in_one_write() -> None:
+    """redis-py 8.1 sends them over different pooled connections."""
+    with ScriptedCluster(1, others=1) as cluster:
+        old, new = cluster.nodes
+        old.expect("GET", "key").error(f"ASK {SLOT} {new.address}")
+        new.expect("ASKING").reply("OK")
+        new.expect("GET", "key").reply(b"value")
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url) as client:
+                assert await client.get("key") == b"value"
+
+        run(main)
+        assert [(b"ASKING",), (b"GET", b"key")] in [read.commands for read in new.reads]
+
+
+def test_asking_in_a_pipeline() -> None:
+    with ScriptedCluster(1, others=1) as cluster:
+        old, new = cluster.nodes
+        old.expect("GET", "key").error(f"ASK {SLOT} {new.address}")
+        old.expect("GET", "other").reply(b"there")
+        new.expect("ASKING").reply("OK")
+        new.expect("GET", "key").reply(b"here")
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url) as client:
+                assert await client.pipeline().get("key").get("other").execute() == [b"here", b"there"]
+
+        run(main)
+        assert [(b"ASKING",), (b"GET", b"key")] in [read.commands for read in new.reads]
+
+
+@pytest.mark.parametrize("lost", ["MOVED", "connection"])
+def test_acknowledged_pipeline_commands_are_not_sent_again(lost: str) -> None:
+    """redis-py 8.1 repeats those whose reply was falsy: an INCRBY to 0, an empty list."""
+    with ScriptedCluster(1, others=1) as cluster:
+        old, new = cluster.nodes
+        old.expect("INCRBY", "{key}n", 0).reply(0)
+        old.expect("LRANGE", "{key}l").reply([])
+        old.expect("HGET", "{key}h").reply(None)
+        if lost == "MOVED":
+            old.expect("GET", "key").error(f"MOVED {SLOT} {new.address}")
+            new.expect("GET", "key").reply(b"moved")
+        else:
+            old.expect("GET", "key").close()
+            old.expect("GET", "key").reply(b"moved")
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url) as client:
+                pipe = client.pipeline().incr("{key}n", 0).lrange("{key}l", 0, -1).hget("{key}h", "f").get("key")
+                assert await pipe.execute() == [0, [], None, b"moved"]
+
+        run(main)
+        assert old.count("INCRBY") == 1
+        assert old.count("LRANGE") == 1
+
+
+def test_moved_leaves_connections_with_pending_replies_alone() -> None:
+    """redis-py 8.1 closes every connection of every node at each fifth MOVED."""
+    with ScriptedCluster(2) as cluster:
+        first, second = cluster.nodes
+        bystander = "b"
+        assert key_slot(bystander) < 8192, "served by the first node"
+        release = threading.Event()
+        first.expect("GET", bystander).until(release).reply(b"late")
+        movers = [key for key in map(str, range(1000)) if key_slot(key) >= 8192][:20]
+        for key in movers:
+            second.expect("GET", key).error(f"MOVED {key_slot(key)} {first.address}")
+            first.expect("GET", key).reply(b"moved")
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url) as client:
+                pending = asyncio.create_task(client.get(bystander))
+                while not first.count("GET", bystander):
+                    await asyncio.sleep(0.001)
+                moved = asyncio.gather(*map(client.get, movers))
+                while second.count("GET") < len(movers):
+                    await asyncio.sleep(0.001)
+                assert not pending.done()
+                release.set()
+                assert await pending == b"late"
+                assert await moved == [b"moved"] * len(movers)
+
+        run(main)
+
+
+def test_a_write_whose_reply_is_lost_is_not_repeated() -> None:
+    with ScriptedCluster(1) as cluster:
+        node = cluster.nodes[0]
+        node.expect("INCRBY", "key").close()
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url) as client:
+                with pytest.raises(UnknownOutcomeError):
+                    await client.incr("key")
+
+        run(main)
+        assert node.count("INCRBY") == 1
+
+
+def test_a_read_whose_reply_is_lost_is_repeated() -> None:
+    with ScriptedCluster(1) as cluster:
+        node = cluster.nodes[0]
+        node.expect("GET", "key").close()
+        node.expect("GET", "key").reply(b"value")
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url) as client:
+                assert await client.get("key") == b"value"
+
+        run(main)
