@@ -284,7 +284,7 @@ cdef class AsyncLink:
         cdef object reply, owner
         cdef Part part
         cdef bint flawed
-        cdef Py_ssize_t index
+        cdef Py_ssize_t index = 0
         while self.entries:
             entry = &self.ring[self.head]
             flawed = False

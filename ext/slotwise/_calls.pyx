@@ -7,6 +7,7 @@ from cpython.object cimport PyObject
 from slotwise._aiolink cimport AsyncEngine
 from slotwise._encoder cimport Batch
 from slotwise._link cimport Engine, Flawed, ServerError
+from slotwise._slots cimport slot_of
 
 import redis
 import redis.asyncio
@@ -214,11 +215,11 @@ cdef unsigned int _seen[16384]
 cdef Py_ssize_t _last[16384]
 
 
-def split(Queue queue, str name, list keys, plan, slot_of, Py_ssize_t width=1):
+def split(Queue queue, str name, list keys, plan, keyslot, Py_ssize_t width=1):
     """Queues command ``name`` once per slot, with the keys of that slot; their positions in ``keys``, per command.
 
-    ``width`` is how many elements of ``keys`` belong together, a key and what follows it: 2 for MSET. A position is an
-    int for a slot with one key, a list for one with several.
+    ``keyslot`` makes the slot of a key, None that of UTF-8. ``width`` is how many elements of ``keys`` belong together,
+    a key and what follows it: 2 for MSET. A position is an int for a slot with one key, a list for one with several.
     """
     global _stamp
     cdef Py_ssize_t n = len(keys) // width, i, j
@@ -231,7 +232,7 @@ def split(Queue queue, str name, list keys, plan, slot_of, Py_ssize_t width=1):
         if slots == NULL or after == NULL or first == NULL:
             raise MemoryError()
         for i in range(n):
-            slots[i] = slot_of(keys[i * width])
+            slots[i] = slot_of(keys[i * width]) if keyslot is None else keyslot(keys[i * width])
         _stamp += 1
         for i in range(n):
             after[i] = -1

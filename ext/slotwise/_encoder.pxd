@@ -105,6 +105,9 @@ cdef class Batch:
     cdef readonly Py_ssize_t count
     cdef Py_ssize_t capacity
     cdef object encoding
+    # The last command's name as it was called, and its framing: commands of one batch are often alike.
+    cdef object called
+    cdef Name name
 
     cdef int _grow(self) except -1
     cpdef int add(self, tuple call, Py_ssize_t first_key) except -2

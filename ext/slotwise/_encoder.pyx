@@ -347,7 +347,12 @@ cdef class Batch:
         cdef Name name
         if n < 0:
             raise DataError("A command needs a name: pass it as the first argument, e.g. 'GET'.")
-        name = name_of(<object>PyTuple_GET_ITEM(call, 0))
+        if self.called is not None and PyTuple_GET_ITEM(call, 0) == <PyObject*>self.called:
+            name = self.name
+        else:
+            name = self.name = name_of(<object>PyTuple_GET_ITEM(call, 0))
+            # A bytearray may spell another command the next time.
+            self.called = <object>PyTuple_GET_ITEM(call, 0) if type(call[0]) is str else None
         if n > STACK_ARGS:
             args = <Arg*>PyMem_Malloc(n * sizeof(Arg))
             if args == NULL:

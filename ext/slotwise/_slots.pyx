@@ -17,7 +17,7 @@ cdef extern from "Python.h":
 SLOTS = SLOTWISE_SLOTS
 
 
-cdef int _slot(object key) except -1:
+cdef int slot_of(object key) except -1:
     """Slot of one key of any type that redis-py accepts as one."""
     cdef const char* p
     cdef Py_ssize_t n
@@ -28,10 +28,10 @@ cdef int _slot(object key) except -1:
         return slotwise_key_slot(p, <size_t>n)
     if isinstance(key, (int, float)) and not isinstance(key, bool):
         # What redis-py sends for a number.
-        return _slot(repr(key))
+        return slot_of(repr(key))
     if isinstance(key, (bytearray, memoryview)):
         # The items in their order, wherever they lie in memory.
-        return _slot(bytes(key))
+        return slot_of(bytes(key))
     raise DataError(
         f"Invalid input of type: '{type(key).__name__}'. "
         "Convert to a bytes, string, int or float first."
@@ -44,7 +44,7 @@ def key_slot(key):
     A key is bytes, text (hashed as UTF-8), an int or float (as its ``repr``), a bytearray or a memoryview.
     Raises ``redis.DataError`` for any other type, ``UnicodeEncodeError`` for text that UTF-8 cannot hold.
     """
-    return _slot(key)
+    return slot_of(key)
 
 
 def key_slots(keys):
@@ -62,7 +62,7 @@ def key_slots(keys):
     PyObject_GetBuffer(slots, &view, PyBUF_WRITABLE)
     try:
         for i in range(len(batch)):
-            (<uint16_t*>view.buf)[i] = <uint16_t>_slot(batch[i])
+            (<uint16_t*>view.buf)[i] = <uint16_t>slot_of(batch[i])
     finally:
         PyBuffer_Release(&view)
     return slots

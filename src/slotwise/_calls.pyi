@@ -47,7 +47,7 @@ def split(
     name: str,
     keys: list[Any],
     plan: Plan,
-    slot_of: Callable[[Any], int],
+    keyslot: Callable[[Any], int] | None,
     width: int = 1,
 ) -> list[list[int] | int]: ...
 def scatter(positions: list[list[int] | int], found: list[list[Any]], n: int) -> list[Any]: ...

@@ -19,7 +19,6 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from slotwise._aiolink import AsyncEndpoint, AsyncLink, Part
 from slotwise._calls import Queue, split
 from slotwise._link import LinkFailure
-from slotwise._slots import key_slot
 from slotwise.asyncio.nodes import record
 from slotwise.commands import Own, find, own_of
 from slotwise.errors import (
@@ -134,8 +133,8 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
 
     async def by_slot(self, name: str, keys: list[Any], width: int = 1) -> tuple[list[list[int] | int], list[Any]]:
         client = self._client
-        slot_of = key_slot if client._engine.encoding is None else client.keyslot
-        positions = split(self._queue, name, keys, client._plan(name), slot_of, width)
+        keyslot = None if client._engine.encoding is None else client.keyslot
+        positions = split(self._queue, name, keys, client._plan(name), keyslot, width)
         return positions, await self.execute()
 
     # -- execution ---------------------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from redis.observability import recorder
 
 from slotwise._calls import PipelineCalls, Queue, split
 from slotwise._link import Endpoint, Flawed, ServerError
-from slotwise._slots import key_slot
 from slotwise.commands import Own, find, own_of
 from slotwise.errors import (
     BusyLoadingError,
@@ -205,8 +204,8 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
     def by_slot(self, name: str, keys: list[Any], width: int = 1) -> tuple[list[list[int] | int], list[Any]]:
         """Runs command ``name`` once per slot of ``keys``: the positions and the value of each command."""
         plan = self._dispatcher.plan(name)
-        slot_of = key_slot if self._engine.encoding is None else self._cluster.keyslot
-        positions = split(self._queue, name, keys, plan, slot_of, width)
+        keyslot = None if self._engine.encoding is None else self._cluster.keyslot
+        positions = split(self._queue, name, keys, plan, keyslot, width)
         return positions, self.execute()
 
     def _route(self, args: tuple[Any, ...], plan: Plan, flag: Any) -> tuple[int | None, Endpoint | None]:
