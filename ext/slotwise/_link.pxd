@@ -10,8 +10,8 @@ Locking: the GIL. State changes between two points where the GIL may be released
 an allocation that can start the garbage collector) are complete in themselves. The compiled modules therefore do not
 declare themselves free-threading compatible: such an interpreter turns its GIL on.
 
-Ownership: while ``led`` is true, the leader alone touches ``reader``, ``inbox`` and the head of ``queue`` and sends from
-``out``; others append to ``out`` and to the tail of ``queue``.
+Ownership: while ``led`` is true, the leader alone touches ``reader``, ``inbox`` and the head of ``queue`` and sends
+from ``out``; others append to ``out`` and to the tail of ``queue``.
 
 Failure: an I/O or protocol error closes the link and wakes all its waiters; each is told whether its command may have
 reached the kernel. A time-out or an interrupt abandons the waiter alone: its place in the queue stays, its late reply

@@ -4,7 +4,7 @@ cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM
@@ -817,10 +817,10 @@ cdef class Job:
 def exchange(list jobs, list results, list decode=None):
     """Writes the commands of all jobs and reads their replies, all nodes at once, reading while it writes.
 
-    The links must be idle and nobody else's; one that failed is closed afterwards. ``results[i]`` is set to the reply of command ``i`` of its batch (an exception object for a reply whose
-    text cannot be decoded); returned is a list of the indices whose reply is an error, holds one, or is missing.
-    Failures of a node end its job alone and are told there. Only what a signal handler raises is raised here; links in
-    the middle of a reply are then closed.
+    The links must be idle and nobody else's; one that failed is closed afterwards. ``results[i]`` is set to the reply
+    of command ``i`` of its batch (an exception object for a reply whose text cannot be decoded); returned is a list of
+    the indices whose reply is an error, holds one, or is missing. Failures of a node end its job alone and are told
+    there. Only what a signal handler raises is raised here; links in the middle of a reply are then closed.
     """
     cdef list troubled = []
     cdef Job job
