@@ -240,6 +240,9 @@ class RedisCluster(_REDIS):
             )
         return await _REDIS_FUNNEL(self, *args, **options)
 
+    # What tracers wrap and print.
+    _execute.__name__ = "execute_command"
+
     async def _slot_by_keys(self, args: tuple[Any, ...], plan: Plan) -> int | None:
         """The slot of a call that is routed by its keys; None for one that is routed by flag or policy."""
         if type(self)._execute_command is not RedisCluster._execute_command or self._is_flagged(str(args[0])):

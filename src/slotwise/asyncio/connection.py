@@ -45,7 +45,7 @@ class AsyncNodePool:
         self._pool_timeout = pool_timeout
         self._lanes: list[AsyncLink] = []
         self._taken = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: deque[asyncio.Future[bool]] = deque()
         self._opening: asyncio.Task[AsyncLink] | None = None
         self._links: set[AsyncLink] = set()
         self._retired = False
@@ -130,20 +130,24 @@ class AsyncNodePool:
 
     async def _place(self) -> None:
         """Waits, in order, for the place that another caller leaves."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
         self._waiters.append(waiter)
+        # Not wait_for: before Python 3.12 it forgets a cancellation that comes together with the place.
+        timer = loop.call_later(self._pool_timeout, _expire, waiter)
         try:
-            await asyncio.wait_for(waiter, self._pool_timeout)
-        except asyncio.TimeoutError:
+            placed = await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled() and waiter.result():
+                self._left()
+            raise
+        finally:
+            timer.cancel()
+        if not placed:
             raise MaxConnectionsError(
                 f"No connection of {self.node.name} became free within {self._pool_timeout} seconds; "
                 f"raise max_connections ({self.node.max_connections})"
-            ) from None
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                # It was given a place in the moment of its cancellation.
-                self._left()
-            raise
+            )
 
     def give_back(self, link: AsyncLink, *, discard: bool = False) -> None:
         """Ends the caller's ownership. A link that is not idle or is to be discarded is closed."""
@@ -158,7 +162,7 @@ class AsyncNodePool:
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(True)
                 return
         self._taken -= 1
 
@@ -180,3 +184,8 @@ class AsyncNodePool:
         if self._opening is not None:
             self._opening.cancel()
             self._opening = None
+
+
+def _expire(waiter: asyncio.Future[bool]) -> None:
+    if not waiter.done():
+        waiter.set_result(False)
