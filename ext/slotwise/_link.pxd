@@ -85,6 +85,8 @@ cdef class Link:
     # Somebody sends and reads; who.
     cdef bint led
     cdef unsigned long leader
+    # Waits that sleep at once before the next eager one.
+    cdef int patience
     # No new call may enter; closed: the socket is gone.
     cdef readonly bint retired
     cdef readonly bint closed

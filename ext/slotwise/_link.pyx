@@ -50,6 +50,7 @@ cdef extern from "_net.h" nogil:
     double slotwise_now()
     ssize_t slotwise_send(int fd, const char *p, size_t n)
     ssize_t slotwise_recv(int fd, char *p, size_t n, int wait)
+    ssize_t slotwise_recv_soon(int fd, char *p, size_t n, double seconds)
     int slotwise_recv_timeout(int fd, double seconds)
     int slotwise_wait(int fd, int events, double seconds)
 
@@ -64,6 +65,11 @@ cdef enum:
 # A socket that was silent for this long is looked at before a command is sent into it: the server may have
 # closed it, and a command sent into a closed socket has an unknown outcome for no reason.
 cdef double IDLE = 0.01
+
+# How long a wait may burn a core before it sleeps, in seconds, and how many waits sleep at once after one in vain.
+cdef double EAGER = 100e-6
+cdef int PATIENCE = 8
+cdef int CORES = os.cpu_count() or 1
 
 # What `gets` answers when the reply is not complete.
 cdef object _MORE = object()
@@ -368,6 +374,8 @@ cdef class Link:
         cdef char *p = PyByteArray_AS_STRING(self.inbox)
         cdef int fd = self.fd
         cdef Py_ssize_t got
+        cdef double began
+        cdef bint eager
         if self.tls:
             try:
                 got = self.sock.recv_into(self.inbox)
@@ -379,8 +387,20 @@ cdef class Link:
         else:
             while True:
                 if wait:
+                    # A sleep costs two or three times the round trip to a near server, so an eager wait comes first.
+                    # Not while others wait here as well, nor soon after one that was in vain.
+                    began = slotwise_now()
+                    eager = CORES > 1 and self.count <= 1 and not self.patience
                     with nogil:
-                        got = slotwise_recv(fd, p, INBOX, 1)
+                        got = slotwise_recv_soon(fd, p, INBOX, EAGER) if eager else -EAGAIN
+                        if got == -EAGAIN:
+                            got = slotwise_recv(fd, p, INBOX, 1)
+                    if slotwise_now() - began < EAGER:
+                        self.patience = 0
+                    elif eager:
+                        self.patience = PATIENCE
+                    elif self.patience:
+                        self.patience -= 1
                 else:
                     got = slotwise_recv(fd, p, INBOX, 0)
                 if got >= 0:

@@ -35,6 +35,18 @@ static inline ssize_t slotwise_recv(int fd, char *p, size_t n, int wait)
     return done < 0 ? -(ssize_t)errno : done;
 }
 
+/* Receives, asking again and again for `seconds`. Returns bytes, 0 at the end of the stream, or -errno: -EAGAIN when
+ * nothing came. */
+static inline ssize_t slotwise_recv_soon(int fd, char *p, size_t n, double seconds)
+{
+    double until = slotwise_now() + seconds;
+    ssize_t done;
+    do
+        done = slotwise_recv(fd, p, n, 0);
+    while ((done == -EAGAIN || done == -EWOULDBLOCK) && slotwise_now() < until);
+    return done == -EWOULDBLOCK ? -EAGAIN : done;
+}
+
 /* A blocking recv gives up after `seconds`; 0 waits for ever. Returns 0 or -errno. */
 static inline int slotwise_recv_timeout(int fd, double seconds)
 {
