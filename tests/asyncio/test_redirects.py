@@ -14,10 +14,13 @@ from tests.fixtures.scripted import ScriptedCluster
 SLOT = key_slot("key")
 
 
-def test_asking_and_the_command_in_one_write() -> None:
-    """redis-py 8.1 sends them over different pooled connections."""
-    with ScriptedCluster(1, others=1) as cluster:
-        old, new = cluster.nodes
+@pytest.mark.parametrize("known", [True, False], ids=["serves other slots", "serves none"])
+def test_asking_and_the_command_in_one_write(known: bool) -> None:
+    """redis-py 8.1 sends them one after the other, over different pooled connections; it does not know the second."""
+    with ScriptedCluster(2) if known else ScriptedCluster(1, others=1) as cluster:
+        assert SLOT >= 8192
+        *_, old = cluster.nodes[: 2 if known else 1]
+        new = next(node for node in cluster.nodes if node is not old)
         old.expect("GET", "key").error(f"ASK {SLOT} {new.address}")
         new.expect("ASKING").reply("OK")
         new.expect("GET", "key").reply(b"value")
@@ -89,8 +92,9 @@ def test_moved_leaves_connections_with_pending_replies_alone() -> None:
                 pending = asyncio.create_task(client.get(bystander))
                 while not first.count("GET", bystander):
                     await asyncio.sleep(0.001)
+                cluster.slots = [(0, 16383, [first])]
                 moved = asyncio.gather(*map(client.get, movers))
-                while second.count("GET") < len(movers):
+                while second.count("GET") < len(movers) and not pending.done():
                     await asyncio.sleep(0.001)
                 assert not pending.done()
                 release.set()

@@ -19,6 +19,7 @@ from redis.cluster import SLOT_ID, LoadBalancingStrategy
 from redis.commands import READ_COMMANDS
 from redis.commands.helpers import list_or_args
 from redis.commands.policies import AsyncStaticPolicyResolver, StaticPolicyResolver
+from redis.himport import parse_himport_set_args
 
 from slotwise._aiolink import AsyncEndpoint, Unusual
 from slotwise._calls import AsyncCalls, scatter
@@ -229,7 +230,7 @@ class RedisCluster(_REDIS):
                             args, options, plan, slot=self.keyslot(args[plan.first_key]), got=reply
                         )
                     return self._value(plan, reply, options)
-            slot = await self._slot_by_keys(args, plan)
+            slot = None if parse_himport_set_args(args) else await self._slot_by_keys(args, plan)
             if slot is not None:
                 return self._value(plan, await self._converse(args, options, plan, slot=slot), options)
         targets = options.get("target_nodes")
@@ -259,6 +260,9 @@ class RedisCluster(_REDIS):
 
     async def _execute_command(self, target_node: ClusterNode, *args: Any, **options: Any) -> Any:
         """One call to one node, redirects followed; redis-py's hook for those who want to see each."""
+        if parse_himport_set_args(args):
+            # Its fieldset is state of a connection, which redis-py's own connections keep.
+            return await super()._execute_command(target_node, *args, **options)
         plan = self._plan(args[0])
         endpoint = self.nodes_manager.endpoint_of(Address(target_node.host, int(target_node.port)))
         return self._value(plan, await self._converse(args, options, plan, endpoint=endpoint), options)
