@@ -132,7 +132,9 @@ async def storm(url: str, commands: int) -> None:
                         cancelled += 1
                 elif lot < 0.2:
                     try:
-                        assert await asyncio.wait_for(client.get(name), dice.random() * 0.002) == name.encode()
+                        assert (
+                            await asyncio.wait_for(client.get(name), dice.random() * 0.002) == name.encode()
+                        )
                     except asyncio.TimeoutError:
                         timed_out += 1
                 elif lot < 0.25:

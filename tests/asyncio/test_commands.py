@@ -244,7 +244,9 @@ def test_unclosed_client_warns(cluster: LocalCluster) -> None:
     async def main() -> None:
         client = RedisCluster.from_url(cluster.url)
         await client.ping(target_nodes=RedisCluster.RANDOM)
-        with pytest.warns(ResourceWarning, match=r"Unclosed RedisCluster client <slotwise\.asyncio\.RedisCluster"):
+        with pytest.warns(
+            ResourceWarning, match=r"Unclosed RedisCluster client <slotwise\.asyncio\.RedisCluster"
+        ):
             client.__del__(_grl=_no_loop)
         await client.aclose()
         with warnings.catch_warnings():

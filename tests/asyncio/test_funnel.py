@@ -117,7 +117,10 @@ def test_pipelines_are_seen(cluster: LocalCluster, monkeypatch: pytest.MonkeyPat
         async with RedisCluster.from_url(cluster.url) as client:
             monkeypatch.setattr(redis.asyncio.cluster.ClusterPipeline, "execute", watching)
             assert await client.pipeline().set("{f}a", 1).get("{f}a").execute() == [True, b"1"]
-            assert await client.pipeline(transaction=True).set("{f}a", 2).get("{f}a").execute() == [True, b"2"]
+            assert await client.pipeline(transaction=True).set("{f}a", 2).get("{f}a").execute() == [
+                True,
+                b"2",
+            ]
             assert seen == [
                 [("SET", "{f}a", 1), ("GET", "{f}a")],
                 [("SET", "{f}a", 2), ("GET", "{f}a")],

@@ -66,7 +66,9 @@ def test_acknowledged_pipeline_commands_are_not_sent_again(lost: str) -> None:
 
         async def main() -> None:
             async with RedisCluster.from_url(cluster.url) as client:
-                pipe = client.pipeline().incr("{key}n", 0).lrange("{key}l", 0, -1).hget("{key}h", "f").get("key")
+                pipe = (
+                    client.pipeline().incr("{key}n", 0).lrange("{key}l", 0, -1).hget("{key}h", "f").get("key")
+                )
                 assert await pipe.execute() == [0, [], None, b"moved"]
 
         run(main)

@@ -50,7 +50,10 @@ def _accepts(mine: inspect.Signature, original: inspect.Signature) -> bool:
             if parameter.default is not inspect.Parameter.empty and default is inspect.Parameter.empty:
                 return False
             continue
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD or parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+        if (
+            parameter.kind is inspect.Parameter.VAR_KEYWORD
+            or parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        ):
             accepted = inspect.Parameter.VAR_KEYWORD in kinds
         elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             accepted = inspect.Parameter.VAR_POSITIONAL in kinds

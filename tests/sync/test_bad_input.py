@@ -54,7 +54,11 @@ BAD_CALLS: list[tuple[Callable[[Any], Any], type[Exception] | tuple[type[Excepti
     (lambda c: c.execute_command(["GET", "a"]), DataError, "name"),
     (lambda c: c.execute_command("GET"), (ClusterException, redis.ResponseError), "GET|key|arguments"),
     (lambda c: c.execute_command("NOSUCHCOMMAND", "a"), (ClusterException, redis.ResponseError), "target"),
-    (lambda c: c.execute_command("NOSUCHCOMMAND", "a", target_nodes="random"), redis.ResponseError, "unknown command"),
+    (
+        lambda c: c.execute_command("NOSUCHCOMMAND", "a", target_nodes="random"),
+        redis.ResponseError,
+        "unknown command",
+    ),
     (lambda c: c.execute_command("GET a"), (ClusterException, redis.ResponseError), "target|unknown"),
     (lambda c: c.execute_command("GET", "a", "b", "c"), redis.ResponseError, "wrong number"),
     (lambda c: c.mget("a", "b"), ClusterException, "same key slot"),

@@ -22,7 +22,9 @@ def test_group_by_node(client: RedisCluster, cluster: LocalCluster) -> None:
     assert client.group_by_node([]) == {}
     # Keys of every type, each given back as it came.
     odd = [b"\xff\x00", 5, 1.5, "ü"]
-    assert sorted(map(repr, (k for ks in client.group_by_node(odd).values() for k in ks))) == sorted(map(repr, odd))
+    assert sorted(map(repr, (k for ks in client.group_by_node(odd).values() for k in ks))) == sorted(
+        map(repr, odd)
+    )
 
 
 def test_distribution(client: RedisCluster, cluster: LocalCluster) -> None:

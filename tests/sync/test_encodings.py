@@ -74,7 +74,9 @@ def test_encoding_errors(cluster: LocalCluster, make_client: MakeClient) -> None
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-@pytest.mark.parametrize("value", [b"", b"\r\n", b"\x00\xff", b"$-1\r\n", b"x" * 20_000, b"*1\r\n$4\r\nPING\r\n"])
+@pytest.mark.parametrize(
+    "value", [b"", b"\r\n", b"\x00\xff", b"$-1\r\n", b"x" * 20_000, b"*1\r\n$4\r\nPING\r\n"]
+)
 def test_binary_values(cluster: LocalCluster, make_client: MakeClient, protocol: int, value: bytes) -> None:
     client = make_client(cluster, protocol=protocol)
     key = b"bin" + value[:50]

@@ -245,7 +245,9 @@ def alarm_in_a_write() -> None:
                 node.expect("GET", "b").reply(b"right")
                 signal.signal(signal.SIGUSR1, raise_it)
                 interrupt_after(waiting, signal.SIGUSR1, pause=0.02)
-                with pytest.raises(exception if exception is not TimeoutError else (TimeoutError, redis.TimeoutError)):
+                with pytest.raises(
+                    exception if exception is not TimeoutError else (TimeoutError, redis.TimeoutError)
+                ):
                     write(client)
                 release.set()
                 assert client.get("b") == b"right"
@@ -275,7 +277,10 @@ def finalizers_call_the_client(url: str) -> None:
             client.set(f"{name}{i}", f"{name}{i}")
             assert client.get(f"{name}{i}") == f"{name}{i}".encode()
             assert len(client.lrange("list", 0, -1)) == 200
-            assert client.pipeline().get(f"{name}{i}").get("finalizer").execute() == [f"{name}{i}".encode(), b"f"]
+            assert client.pipeline().get(f"{name}{i}").get("finalizer").execute() == [
+                f"{name}{i}".encode(),
+                b"f",
+            ]
 
     workers = [background(work, name) for name in "abc"]
     for worker in workers:

@@ -57,7 +57,10 @@ WRITES: list[Callable[[Any], Any]] = [
 
 @pytest.mark.parametrize("write", WRITES)
 def test_write_whose_reply_was_lost_is_not_sent_again(
-    scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient, write: Callable[[RedisCluster], Any]
+    scripted: ScriptedCluster,
+    node: ScriptedNode,
+    make_client: MakeClient,
+    write: Callable[[RedisCluster], Any],
 ) -> None:
     client = make_client(scripted)
     for name in ("INCR", "INCRBY", "SET", "APPEND", "LPUSH", "EVAL", "MSET", "DEL", "BLPOP", "FLUSHALL"):

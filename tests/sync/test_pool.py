@@ -66,7 +66,9 @@ def test_no_more_connections_than_allowed(cluster: LocalCluster, make_client: Ma
         return seen
 
     watching = background(watch)
-    together([lambda: [client.pipeline().get("{p}a").incr("{p}n").execute() for _ in range(50)] for _ in range(12)])
+    together(
+        [lambda: [client.pipeline().get("{p}a").incr("{p}n").execute() for _ in range(50)] for _ in range(12)]
+    )
     stop.set()
     most = watching.result(PATIENCE)
     assert 2 <= most <= 4, "three of the pool and the shared one"
@@ -90,7 +92,9 @@ def test_pipelines_that_need_each_others_nodes_do_not_lock_up(
             assert pipe.execute() == [x for key in order for x in (True, key.encode())]
 
     started = time.monotonic()
-    together([lambda: work(forwards), lambda: work(forwards[::-1]), lambda: work(forwards[1:] + forwards[:1])])
+    together(
+        [lambda: work(forwards), lambda: work(forwards[::-1]), lambda: work(forwards[1:] + forwards[:1])]
+    )
     assert time.monotonic() - started < 5
 
 

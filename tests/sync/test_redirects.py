@@ -38,7 +38,9 @@ def owner_of(client: RedisCluster, key: str) -> str:
 # -- MOVED --------------------------------------------------------------------------------------
 
 
-def test_moved_is_followed_and_remembered(pair: ScriptedCluster, nodes: Nodes, make_client: MakeClient) -> None:
+def test_moved_is_followed_and_remembered(
+    pair: ScriptedCluster, nodes: Nodes, make_client: MakeClient
+) -> None:
     other, owner, _ = nodes
     client = make_client(pair)
     owner.expect("INCRBY", "a").error(f"MOVED {SLOT} {other.address}")
@@ -261,7 +263,11 @@ def test_passing_trouble_is_waited_for(
     ],
 )
 def test_lasting_trouble_is_raised(
-    scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient, error: str, raised: type[Exception]
+    scripted: ScriptedCluster,
+    node: ScriptedNode,
+    make_client: MakeClient,
+    error: str,
+    raised: type[Exception],
 ) -> None:
     client = make_client(scripted, cluster_error_retry_attempts=2)
     node.expect("GET", "a").often().error(error)
@@ -273,7 +279,9 @@ def test_lasting_trouble_is_raised(
     assert client.pipeline().get("a").execute(raise_on_error=False)[0].__class__ is raised
 
 
-@pytest.mark.parametrize("error", ["MOVED", "MOVED x", "MOVED 1", "MOVED 1 nowhere", "ASK 99999", "MOVED 1 a:b"])
+@pytest.mark.parametrize(
+    "error", ["MOVED", "MOVED x", "MOVED 1", "MOVED 1 nowhere", "ASK 99999", "MOVED 1 a:b"]
+)
 def test_odd_redirects_are_errors_and_nothing_worse(
     scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient, error: str
 ) -> None:

@@ -129,7 +129,9 @@ def test_pipeline_times_out_on_the_silent_node_only(make_client: MakeClient) -> 
     with ScriptedCluster(2) as scripted:
         client = make_client(scripted, socket_timeout=0.3, cluster_error_retry_attempts=0)
         low, high = scripted.nodes
-        keys = {client.nodes_manager.get_node_from_slot(client.keyslot(f"k{i}")).port: f"k{i}" for i in range(50)}
+        keys = {
+            client.nodes_manager.get_node_from_slot(client.keyslot(f"k{i}")).port: f"k{i}" for i in range(50)
+        }
         release = threading.Event()
         low.expect("INCRBY").until(release).reply(1)
         high.expect("INCRBY").reply(7)

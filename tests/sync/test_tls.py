@@ -32,7 +32,18 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
     if openssl is None:
         pytest.skip("no openssl command to make a certificate with")
     path = tmp_path_factory.mktemp("tls") / "node.pem"
-    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    command = [
+        openssl,
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=127.0.0.1",
+    ]
     command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", f"{path}.crt"]
     subprocess.run(command, check=True, capture_output=True)
     path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
@@ -65,7 +76,10 @@ def test_calls_and_pipelines(certificate: str) -> None:
             for n in range(100):
                 key = f"{name}{n}"
                 assert client.get(key) == b"value of " + key.encode()
-                assert client.pipeline().get(key).get("x").execute() == [the_key((b"GET", key.encode())), b"value of x"]
+                assert client.pipeline().get(key).get("x").execute() == [
+                    the_key((b"GET", key.encode())),
+                    b"value of x",
+                ]
 
         together([lambda n=n: work(f"thread{n}:") for n in range(4)])
         client.close()

@@ -131,7 +131,9 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
         split(self._queue, "MSET", pairs, self._client._plan("MSET"), self._client.keyslot, 2)
         return self._pipe
 
-    async def by_slot(self, name: str, keys: list[Any], width: int = 1) -> tuple[list[list[int] | int], list[Any]]:
+    async def by_slot(
+        self, name: str, keys: list[Any], width: int = 1
+    ) -> tuple[list[list[int] | int], list[Any]]:
         client = self._client
         keyslot = None if client._engine.encoding is None else client.keyslot
         positions = split(self._queue, name, keys, client._plan(name), keyslot, width)

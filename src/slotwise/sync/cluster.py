@@ -261,7 +261,9 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         except (LinkFailure, Reentered, Uncovered, redis.RedisError) as error:
             reply = self._recover(args, options, plan, error)
         if type(reply) is ServerError:
-            reply = self._dispatcher.call(args, options, plan, slot=self.keyslot(args[plan.first_key]), reply=reply)
+            reply = self._dispatcher.call(
+                args, options, plan, slot=self.keyslot(args[plan.first_key]), reply=reply
+            )
         elif type(reply) is Flawed:
             reply = exceptions_in(reply.reply)
         if plan.callback is None:
@@ -345,7 +347,13 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         return self._dispatcher.value(plan, reply, options)
 
     def _on_nodes(
-        self, nodes: list[ClusterNode], args: tuple[Any, ...], options: dict[str, Any], plan: Any, *, pinned: bool
+        self,
+        nodes: list[ClusterNode],
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        plan: Any,
+        *,
+        pinned: bool,
     ) -> dict[str, Any]:
         if type(self)._execute_command is not RedisCluster._execute_command or len(nodes) == 1:
             one = {}
@@ -355,7 +363,9 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
             return one
         return self._dispatcher.on_nodes(nodes, args, options, plan)
 
-    def _with_default(self, node: ClusterNode, args: tuple[Any, ...], options: dict[str, Any], tries: int) -> Any:
+    def _with_default(
+        self, node: ClusterNode, args: tuple[Any, ...], options: dict[str, Any], tries: int
+    ) -> Any:
         """A call to one node; when that was the default node and it failed, another becomes the default."""
         while True:
             try:
@@ -414,7 +424,9 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
             return super()._split_command_across_slots(command, *keys)
         return sum(self._strategy().by_slot(command, list(keys))[1])
 
-    def _execute_pipeline_by_slot(self, command: str, slots_to_args: Mapping[int, Iterable[Any]]) -> list[Any]:
+    def _execute_pipeline_by_slot(
+        self, command: str, slots_to_args: Mapping[int, Iterable[Any]]
+    ) -> list[Any]:
         # redis-py pins each to a node here and so forgets load_balancing_strategy.
         pipe = self.pipeline()
         for args in slots_to_args.values():
@@ -483,11 +495,19 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
 _MORE_KEYWORDS = frozenset({"socket_read_size", "health_check_interval", "ssl_min_version", "ssl_ciphers"})
 # Keywords of earlier cluster clients that redis-py drops without a word and that libraries still pass.
 _OLD_KEYWORDS = frozenset(
-    {"cluster_down_retry_attempts", "init_slot_cache", "max_connections_per_node", "readonly_mode", "skip_full_coverage_check"}
+    {
+        "cluster_down_retry_attempts",
+        "init_slot_cache",
+        "max_connections_per_node",
+        "readonly_mode",
+        "skip_full_coverage_check",
+    }
 )
 
 
 def _seed(host: Any, port: Any) -> ClusterNode:
     if not isinstance(host, str) or not host or "\0" in host:
-        raise RedisClusterException(f"{host!r} is no host name: pass host='localhost', or a URL that names one")
+        raise RedisClusterException(
+            f"{host!r} is no host name: pass host='localhost', or a URL that names one"
+        )
     return ClusterNode(host, port)

@@ -128,7 +128,9 @@ class Dispatcher:
             return lambda reply, **options: second(first(reply, **options), **options)
         return first or second
 
-    def record(self, name: Any, started: float, endpoint: Endpoint | None, error: Exception | None = None) -> None:
+    def record(
+        self, name: Any, started: float, endpoint: Endpoint | None, error: Exception | None = None
+    ) -> None:
         """Tells redis-py's metrics of one command to one node, where the user turned them on."""
         if recorder._metrics_collector is not None:
             recorder.record_operation_duration(
@@ -402,7 +404,10 @@ FINAL = (AuthenticationError, MaxConnectionsError)
 def goes_again(failure: Exception, repeatable: bool) -> bool:
     """Whether a call that failed so may be sent once more."""
     sent = getattr(failure, "sent", not isinstance(failure, SlotNotCoveredError))
-    return not isinstance(failure, FINAL) and after_failure(sent=sent, repeatable=repeatable).step is not Step.GIVE_UP
+    return (
+        not isinstance(failure, FINAL)
+        and after_failure(sent=sent, repeatable=repeatable).step is not Step.GIVE_UP
+    )
 
 
 def _by_address(part: tuple[Endpoint, list[int]]) -> Address:

@@ -394,7 +394,9 @@ class NodesManager(redis.cluster.NodesManager):
             self.engine.table = SlotTable(
                 ranges,
                 [
-                    tuple(self.endpoint_of(Address(known[name].host, int(known[name].port))) for name in names)
+                    tuple(
+                        self.endpoint_of(Address(known[name].host, int(known[name].port))) for name in names
+                    )
                     for names in shards
                 ],
             )

@@ -440,7 +440,9 @@ class TransactionStrategy(RedisTransactionStrategy):
 
     def _get_connection_and_send_command(self, *args: Any, **options: Any) -> Any:
         command = self._dispatcher.command_of(args)
-        repeatable = args[0] in self.IMMEDIATE_EXECUTE_COMMANDS or (command is not None and command.repeatable)
+        repeatable = args[0] in self.IMMEDIATE_EXECUTE_COMMANDS or (
+            command is not None and command.repeatable
+        )
         with self._loss_told(repeatable):
             value = super()._get_connection_and_send_command(*args, **options)
         if args[0] in self.IMMEDIATE_EXECUTE_COMMANDS:
