@@ -1,9 +1,9 @@
 """slotwise: a fast, cluster-aware Redis/Valkey client, imported in place of redis-py's ``RedisCluster``.
 
-from slotwise import RedisCluster
-
-client = RedisCluster(host="localhost", port=6379)
-client.set("user:1", "Ada")
+>>> from slotwise import RedisCluster
+>>> client = RedisCluster(host="localhost", port=6379)
+>>> client.set("user:1", "Ada")
+True
 """
 
 from __future__ import annotations
