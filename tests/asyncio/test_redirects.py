@@ -2,12 +2,16 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from slotwise import key_slot
 from slotwise.asyncio import RedisCluster
-from slotwise.errors import UnknownOutcomeError
+from slotwise.asyncio.connection import AsyncNodePool
+from slotwise.errors import NotSentError, UnknownOutcomeError
 from tests.asyncio.loops import run
 from tests.fixtures.scripted import ScriptedCluster
 
@@ -129,5 +133,26 @@ def test_a_read_whose_reply_is_lost_is_repeated() -> None:
         async def main() -> None:
             async with RedisCluster.from_url(cluster.url) as client:
                 assert await client.get("key") == b"value"
+
+        run(main)
+
+
+def test_a_node_that_hangs_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = AsyncNodePool.open
+
+    async def hung_up(self: AsyncNodePool, *args: Any) -> Any:
+        link = await original(self, *args)
+        link.close("hung up")
+        return link
+
+    with ScriptedCluster(1) as cluster:
+
+        async def main() -> None:
+            retry = Retry(NoBackoff(), 2)
+            async with RedisCluster.from_url(cluster.url, retry=retry) as client:
+                monkeypatch.setattr(AsyncNodePool, "open", hung_up)
+                for call in (client.get("key"), client.pipeline().get("key").execute()):
+                    with pytest.raises(NotSentError):
+                        await asyncio.wait_for(call, 10)
 
         run(main)

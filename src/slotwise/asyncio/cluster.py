@@ -366,6 +366,9 @@ class RedisCluster(_REDIS):
             link = endpoint.link
             if link is None or link.retired:
                 link = await endpoint.pool.shared(endpoint)
+                if link.retired:
+                    # Closed as soon as it was open: the caller counts its failures, here that would go on for ever.
+                    return link
             turn = False
             while not link.retired:
                 if link.roomy if turn else not link.full:
