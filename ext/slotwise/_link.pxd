@@ -65,6 +65,7 @@ cdef class Waiter:
 
 
 cdef class Link:
+    cdef object __weakref__
     # What opened and authenticated the socket; closes it at the end.
     cdef readonly object connection
     cdef object sock

@@ -178,15 +178,38 @@ def test_close_ends_calls_under_way(
     scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
 ) -> None:
     client = make_client(scripted, socket_timeout=None)
-    arrived, release = threading.Event(), threading.Event()
-    node.expect("GET", "a").then(arrived).until(release)
+    reading, piping, release = (threading.Event() for _ in range(3))
+    node.expect("GET", "a").then(reading).until(release)
+    node.expect("GET", "piped").then(piping).until(release)
     leader = background(client.get, "a")
-    assert arrived.wait(PATIENCE)
+    piped = background(client.pipeline().get("piped").execute)
+    for event in (reading, piping):
+        assert event.wait(PATIENCE)
     follower = background(client.get, "b")
     time.sleep(0.1)
     client.close()
-    for call in (leader, follower):
+    for call in (leader, follower, piped):
         with pytest.raises(ClosedClientError):
+            call.result(PATIENCE)
+    release.set()
+
+
+def test_close_says_of_a_write_under_way_that_nobody_knows(
+    scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
+) -> None:
+    client = make_client(scripted, socket_timeout=None)
+    writing, piping, popping, release = (threading.Event() for _ in range(4))
+    node.expect("INCRBY", "a").then(writing).until(release)
+    node.expect("INCRBY", "piped").then(piping).until(release)
+    node.expect("BLPOP").then(popping).until(release)
+    write = background(client.incr, "a")
+    piped = background(client.pipeline().incr("piped").execute)
+    popped = background(client.blpop, "q", 10)
+    for event in (writing, piping, popping):
+        assert event.wait(PATIENCE)
+    client.close()
+    for call in (write, piped, popped):
+        with pytest.raises(UnknownOutcomeError):
             call.result(PATIENCE)
     release.set()
 

@@ -74,6 +74,20 @@ def test_no_more_connections_than_allowed(cluster: LocalCluster, make_client: Ma
     assert 2 <= most <= 4, "three of the pool and the shared one"
 
 
+def test_lost_connections_give_their_places_back(
+    scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
+) -> None:
+    """As when an exception is raised into a thread between two steps of the client."""
+    client = make_client(scripted, max_connections=2, timeout=0.3)
+    pool = client.get_redis_connection(client.get_primaries()[0]).connection_pool
+    for _ in range(10):
+        pool.take()
+    for _ in range(5):
+        pool.get_connection()
+    node.expect("BLPOP").reply([b"q", b"x"])
+    assert client.blpop("q", 1) == (b"q", b"x")
+
+
 def test_pipelines_that_need_each_others_nodes_do_not_lock_up(
     cluster: LocalCluster, make_client: MakeClient
 ) -> None:

@@ -288,15 +288,23 @@ class Dispatcher:
         self, failure: Exception, target: Endpoint | None, repeatable: bool, failures: int, pinned: bool
     ) -> None:
         """Refreshes and pauses when the call may be tried again, raises otherwise."""
-        if self.nodes.closed:
-            raise ClosedClientError(CLOSED) from failure
-        if isinstance(failure, FINAL):
-            raise failure
-        if not goes_again(failure, repeatable) or failures > self._retries(pinned):
-            if target is not None:
-                self._refresh(target, 0)
-            raise failed(failure)
-        self._refresh(target, failures)
+        error = self.verdict(failure, repeatable, failures <= self._retries(pinned))
+        if error is None:
+            self._refresh(target, failures)
+            return
+        if target is not None and not self.nodes.closed and not isinstance(failure, FINAL):
+            self._refresh(target, 0)
+        raise error
+
+    def verdict(self, failure: Exception, repeatable: bool, tries_left: bool) -> Exception | None:
+        """The exception that ends a call which failed so; None when it may be sent once more."""
+        sent = getattr(failure, "sent", not isinstance(failure, SlotNotCoveredError))
+        again = after_failure(sent=sent, repeatable=repeatable).step is not Step.GIVE_UP
+        if again and self.nodes.closed:
+            closed = ClosedClientError(CLOSED)
+            closed.__cause__ = failure
+            return closed
+        return None if again and tries_left and not isinstance(failure, FINAL) else failed(failure)
 
     def _refresh(self, target: Endpoint | None, failures: int) -> None:
         """Asks for the topology; pauses before the try after ``failures`` failures."""
@@ -401,15 +409,6 @@ CLOSED = "This client was closed. Enter it again with `with client:` or make a n
 FINAL = (AuthenticationError, MaxConnectionsError)
 
 
-def goes_again(failure: Exception, repeatable: bool) -> bool:
-    """Whether a call that failed so may be sent once more."""
-    sent = getattr(failure, "sent", not isinstance(failure, SlotNotCoveredError))
-    return (
-        not isinstance(failure, FINAL)
-        and after_failure(sent=sent, repeatable=repeatable).step is not Step.GIVE_UP
-    )
-
-
 def _by_address(part: tuple[Endpoint, list[int]]) -> Address:
     return part[0].node
 
@@ -436,5 +435,4 @@ __all__ = [
     "ResponseError",
     "exceptions_in",
     "failed",
-    "goes_again",
 ]

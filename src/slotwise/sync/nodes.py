@@ -196,8 +196,6 @@ class NodesManager(redis.cluster.NodesManager):
         )
         if not given.get("ssl") and kwargs["connection_class"] is Connection:
             kwargs = {k: v for k, v in kwargs.items() if not k.startswith("ssl_")}
-        if "queue_class" in given:
-            kwargs["queue_class"] = given["queue_class"]
         # redis-py tries again on the cluster's level, never on a connection's.
         kwargs["retry"] = Retry(NoBackoff(), 0, supported_errors=(ConnectionError,))
         if self.maint_notifications_config is not None:

@@ -47,8 +47,6 @@ from slotwise.sync.dispatch import (
     TRYAGAIN_PAUSE,
     UNANSWERED,
     exceptions_in,
-    failed,
-    goes_again,
 )
 from slotwise.sync.keys import Routing
 from slotwise.sync.nodes import NodesManager
@@ -368,13 +366,14 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
                     failure = failures[index]
                     command = self._dispatcher.command_of(self._queue.calls[index])
                     repeatable = command is not None and command.repeatable
-                    if failed_times >= retries or not goes_again(failure, repeatable):
-                        errors[index] = failed(failure)
+                    error = self._dispatcher.verdict(failure, repeatable, failed_times < retries)
+                    if error is not None:
+                        errors[index] = error
                     else:
                         refresh = True
                         again.append(index)
             if not again and not ask:
-                if failures and not refresh:
+                if failures and not refresh and not nodes.closed:
                     self._refresh(0)
                 break
             redirected += 1
