@@ -210,7 +210,8 @@ def test_raw_commands_leave_the_connections_alone(client: RedisCluster, call: Ca
         assert client.hgetall("{a}h") == {b"f": b"v"}
         assert client.pipeline().get("a").hgetall("{a}h").execute() == [b"value", {b"f": b"v"}]
         assert client.client_info(target_nodes=node)["flags"] == "N"
-        assert client.client_info(target_nodes=node)["resp"] == "3"
+        # Redis 6.2 does not tell the protocol.
+        assert client.client_info(target_nodes=node).get("resp", "3") == "3"
 
 
 @pytest.mark.parametrize("name", ["SUBSCRIBE", "MULTI", "WATCH", "MONITOR", "CLIENT REPLY OFF"])
