@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from slotwise import RedisCluster
 
@@ -56,7 +57,7 @@ class Module:
         return [match.start() for match in _FUNCTION.finditer(self.source)]
 
     @cached_property
-    def facts(self) -> dict[bytes, bytes]:
+    def facts(self) -> dict[Any, bytes]:  # Any: to a type checker redis-py's hset refuses keys of bytes alone
         """As HGETALL returns them."""
         numbers = {
             b"size": len(self.source),

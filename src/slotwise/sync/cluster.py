@@ -434,12 +434,11 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         return list(pipe.execute())
 
     def _strategy(self) -> PipelineStrategy:
-        strategy: PipelineStrategy = self.pipeline()._execution_strategy
-        return strategy
+        return cast(PipelineStrategy, self.pipeline()._execution_strategy)
 
     # -- what shares no connection -----------------------------------------------------------------------------------
 
-    def pipeline(self, transaction: bool | None = None, shard_hint: Any = None) -> Any:
+    def pipeline(self, transaction: bool | None = None, shard_hint: Any = None) -> ClusterPipeline:
         """A pipeline over all nodes; ``transaction=True`` makes it MULTI/EXEC on one slot, with WATCH."""
         if shard_hint:
             raise RedisClusterException("shard_hint is deprecated in cluster mode")
