@@ -92,7 +92,7 @@ cdef class Link:
     cdef readonly bint retired
     cdef readonly bint closed
     cdef object failure
-    # When the socket was last heard of, for the check of an idle one.
+    # When bytes last moved: for the check of an idle socket, and because a time-out means that nothing moves.
     cdef double heard
     # Push messages in order of arrival, and who takes them; None drops them.
     cdef list pushes
@@ -102,6 +102,7 @@ cdef class Link:
     cdef object call(self, tuple call, bint decode, object encoding)
     cdef int lead(self, Waiter mine, double deadline) except -1
     cdef int follow(self, Waiter mine, double deadline) except -1
+    cdef double due(self, double deadline) noexcept
     cdef int hand_over(self) except -1
     cdef int abandon(self, Waiter mine) except -1
     cdef int give_up(self, Waiter mine) except -1

@@ -241,10 +241,12 @@ cdef class Link:
                         sending = True
                         break
                 if sending or deadline > 0 or self.tls:
-                    events = self.wait_for(POLLIN | POLLOUT if sending else POLLIN, deadline)
+                    events = self.wait_for(POLLIN | POLLOUT if sending else POLLIN, self.due(deadline))
                     if events == 0:
                         late = True
                         break
+                    if events & POLLOUT:
+                        self.heard = slotwise_now()
                     if not events & ~POLLOUT:
                         continue
                     got = self.receive_some(False)
@@ -279,7 +281,7 @@ cdef class Link:
         cdef void *gate = mine.gate
         while mine.state == WAITING and not mine.leads:
             if deadline > 0:
-                left = deadline - slotwise_now()
+                left = self.due(deadline) - slotwise_now()
                 microseconds = <long long>(left * 1e6) if left > 0 else 0
             else:
                 microseconds = -1
@@ -302,12 +304,16 @@ cdef class Link:
                 if mine.state == WAITING and not self.led:
                     # The leader left meanwhile and found nobody.
                     self.led = mine.leads = True
-            elif woken == PY_LOCK_FAILURE:
+            elif woken == PY_LOCK_FAILURE and self.due(deadline) <= slotwise_now():
                 self.give_up(mine)
         if mine.leads:
             mine.leads = False
             self.lead(mine, deadline)
         return 0
+
+    cdef double due(self, double deadline) noexcept:
+        """The end of the patience that began with `deadline`, later as long as bytes move; 0 stays 0."""
+        return deadline if deadline <= 0 else max(deadline, self.heard + self.timeout)
 
     cdef int hand_over(self) except -1:
         """Gives the lead to the oldest call that still waits, or to nobody."""

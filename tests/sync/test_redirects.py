@@ -364,3 +364,20 @@ def test_pipeline_in_a_circle_of_moved_ends(
     (error,) = client.pipeline().get("a").execute(raise_on_error=False)
     assert isinstance(error, redis.exceptions.ClusterError)
     assert owner.count("GET") + other.count("GET") <= 18
+
+
+def test_retries_that_are_used_up_end_only_what_needed_them(
+    pair: ScriptedCluster, nodes: Nodes, make_client: MakeClient
+) -> None:
+    other, owner, new = nodes
+    client = make_client(pair, cluster_error_retry_attempts=0)
+    owner.expect("GET", "{a}down").error("CLUSTERDOWN The cluster is down")
+    owner.expect("GET", "{a}moved").error(f"MOVED {SLOT} {other.address}")
+    owner.expect("GET", "{a}asked").error(f"ASK {SLOT} {new.address}")
+    other.expect("GET", "{a}moved").reply(b"moved")
+    new.expect("ASKING").reply("OK")
+    new.expect("GET", "{a}asked").reply(b"asked")
+    pipe = client.pipeline().get("{a}down").get("{a}moved").get("{a}asked")
+    down, moved, asked = pipe.execute(raise_on_error=False)
+    assert isinstance(down, redis.exceptions.ClusterDownError)
+    assert (moved, asked) == (b"moved", b"asked")

@@ -51,8 +51,8 @@ class Worker:
         self.random = random.Random(number)
         self.rounds = 0
         self.ident = 0
-        # A jolt was sent to this thread and has not arrived yet.
-        self.pending = False
+        # No jolt may be sent: one is on its way, or could not be caught.
+        self.pending = True
         self.jolts = 0
         self.failures = 0
         # The private counter lies between what was acknowledged and what may have been executed.
@@ -136,19 +136,15 @@ class Worker:
         """Works off all rounds, whatever is raised meanwhile."""
         self.ident = threading.get_ident()
         while self.ident:
-            # The outer `try` is for a jolt that comes right after another.
             try:
-                try:
-                    self.work()
-                    self.ident = 0
-                    # One that was sent before that arrives here.
-                    time.sleep(0.05)
-                except Jolt:
-                    self.jolts += 1
-                    self.pending = False
+                # From here on a jolt may come, one at a time.
+                self.pending = False
+                self.work()
+                self.ident = 0
+                # One that was sent before that arrives here.
+                time.sleep(0.05)
             except Jolt:
                 self.jolts += 1
-                self.pending = False
 
     def work(self) -> None:
         while self.rounds < ROUNDS:

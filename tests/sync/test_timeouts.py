@@ -97,6 +97,37 @@ def test_others_on_the_connection_keep_their_replies(
     assert patient.result(PATIENCE) == 42
 
 
+def test_reply_behind_a_slow_one_is_in_time_while_bytes_flow(
+    scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
+) -> None:
+    """The time-out is that of silence, as where each thread has a connection of its own."""
+    client = make_client(scripted, socket_timeout=0.5, cluster_error_retry_attempts=0)
+    arrived = threading.Event()
+    slow = node.expect("GET", "slow").then(arrived).send(b"$4\r\n")
+    for piece in (b"v", b"a", b"l", b"u\r\n"):
+        slow.delay(0.3).send(piece)
+    node.expect("GET", "behind").reply(b"behind")
+    leader = background(client.get, "slow")
+    assert arrived.wait(PATIENCE)
+    assert client.get("behind") == b"behind"
+    assert leader.result(PATIENCE) == b"valu"
+
+
+def test_followers_of_a_silent_node_do_not_wait_one_after_the_other(
+    scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
+) -> None:
+    client = make_client(scripted, socket_timeout=0.5, cluster_error_retry_attempts=0)
+    release = threading.Event()
+    node.expect("GET").often().until(release)
+    started = time.monotonic()
+    calls = [background(client.get, f"k{n}") for n in range(8)]
+    for call in calls:
+        with pytest.raises(redis.TimeoutError):
+            call.result(PATIENCE)
+    assert time.monotonic() - started < 1.5
+    release.set()
+
+
 def test_command_that_waited_too_long_to_be_sent_is_not_executed_twice(
     scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
 ) -> None:

@@ -58,7 +58,7 @@ def after_error(text: str, asked: str, remap: Remap | None = None) -> Next:
     if code in ("MOVED", "ASK"):
         slot, _, endpoint = rest.partition(" ")
         host, _, port = endpoint.rpartition(":")
-        if not (slot.isdigit() and int(slot) < SLOTS and port.isdigit()):
+        if not (slot.isdecimal() and int(slot) < SLOTS and port.isdecimal()):
             return _GIVE_UP
         address = resolve(host.strip("[]"), port, asked, remap)
         return Next(Step.GO if code == "MOVED" else Step.ASK, int(slot), address)

@@ -1,0 +1,67 @@
+"""What is known of a call by its name alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from slotwise.routing.plan import keys_in, plan_of
+
+
+def shape(reply: object) -> object:
+    return reply
+
+
+@pytest.mark.parametrize("name", ["GET", "get", "SET", "HGETALL", "INCRBY", "LPUSH", "ZADD"])
+def test_one_key_at_a_fixed_place_goes_straight(name: str) -> None:
+    plan = plan_of(name, shape, flagged=False)
+    assert plan.first_key == 1
+    assert plan.callback is shape
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MGET",  # several keys
+        "RENAME",
+        "EVAL",  # keys that move
+        "XREAD",
+        "BLPOP",  # waits
+        "SUBSCRIBE",  # changes the connection
+        "WATCH",
+        "PING",  # no key
+        "OBJECT",  # a container
+        "NOSUCH",
+        "GET a",
+    ],
+)
+def test_everything_else_takes_the_long_way(name: str) -> None:
+    assert plan_of(name, None, flagged=False).first_key == 0
+
+
+def test_flagged_commands_take_the_long_way() -> None:
+    assert plan_of("GET", None, flagged=True).first_key == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "read"), [("GET", True), ("MGET", True), ("HGETALL", True), ("SET", False), ("NOSUCH", False)]
+)
+def test_reads_may_go_to_replicas(name: str, read: bool) -> None:
+    assert plan_of(name, None, flagged=False).read is read
+
+
+@pytest.mark.parametrize(
+    ("args", "keys"),
+    [
+        (("GET", "a"), ["a"]),
+        (("mget", "a", "b"), ["a", "b"]),
+        (("MSET", "a", 1, "b", 2), ["a", "b"]),
+        (("OBJECT", "ENCODING", "a"), ["a"]),
+        (("OBJECT ENCODING", "a"), ["a"]),
+        (("EVAL", "return 1", 2, "a", "b", "arg"), ["a", "b"]),
+        (("PUBLISH", "channel", "message"), ["channel"]),
+        (("PING",), []),
+        (("NOSUCH", "a"), None),
+    ],
+)
+def test_keys_of_a_call(args: tuple[object, ...], keys: list[object] | None) -> None:
+    assert keys_in(args) == keys
