@@ -8,6 +8,8 @@ own under ``build``, so that none picks up what another has left.
 
 import os
 import sys
+from glob import glob
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -34,27 +36,21 @@ COMPILE, LINK = FLAGS[BUILD]
 CHECKED = BUILD in ("debug", "asan")
 FOLDER = f"build/{BUILD}"
 
-# module -> the files that make it stale, besides its own .pyx
-MODULES = {
-    "_slots": ["_crc16.h", "_slots.pxd"],
-    "_encoder": ["_crc16.h", "_encoder.pxd", "_slots.pxd"],
-    "_link": ["_net.h", "_crc16.h", "_encoder.pxd", "_link.pxd", "_slots.pxd"],
-    "_aiolink": ["_net.h", "_crc16.h", "_aiolink.pxd", "_encoder.pxd", "_link.pxd", "_slots.pxd"],
-    "_calls": ["_aiolink.pxd", "_calls.pxd", "_encoder.pxd", "_link.pxd", "_slots.pxd"],
-}
+# What they declare to one another; a change there makes all of them stale.
+DECLARATIONS = sorted([*glob("ext/slotwise/*.pxd"), *glob("ext/slotwise/*.h")])
 
 setup(
     ext_modules=cythonize(
         [
             Extension(
-                f"slotwise.{name}",
-                [f"ext/slotwise/{name}.pyx"],
-                depends=[f"ext/slotwise/{d}" for d in depends],
+                f"slotwise.{Path(source).stem}",
+                [source],
+                depends=DECLARATIONS,
                 include_dirs=["ext/slotwise"],
                 extra_compile_args=COMPILE,
                 extra_link_args=LINK,
             )
-            for name, depends in MODULES.items()
+            for source in sorted(glob("ext/slotwise/*.pyx"))
         ],
         # The .pxd files lie beside the sources in ext/, which is no Python package.
         include_path=["ext"],

@@ -5,9 +5,9 @@ the class and on the object, since tracers replace it there to see every command
 at every call.
 """
 
-from slotwise._aiolink cimport AsyncEngine
-from slotwise._encoder cimport Batch
-from slotwise._link cimport Engine
+from slotwise._aioengine cimport AsyncEngine
+from slotwise._batch cimport Queue
+from slotwise._engine cimport Engine
 
 
 cdef class ClientCalls:
@@ -23,27 +23,29 @@ cdef class ClientCalls:
     cdef object answer(self, tuple call)
 
 
-cdef class Queue:
-    """The commands of a pipeline, encoded, and what is needed to shape their replies."""
-    cdef readonly Batch batch
-    # Arguments of each command.
-    cdef readonly list calls
-    # Options of those that have any, and (index, plan) of those whose value a callback makes.
-    cdef readonly dict options
-    cdef readonly list shaped
+cdef class ShortPlans:
+    """Plans of the commands that a pipeline has a short way for; None where the parser's reply is the value."""
+    cdef object get
+    cdef object set
+    cdef object hget
+    cdef object incrby
 
-    cdef int put(self, tuple call, object plan) except -1
+
+cdef class ShortWay:
+    """The short way of a pipeline, into its queue. A pipeline for threads is one; one for asyncio has one as ``_way``,
+    since redis-py's class has a layout of its own."""
+    cdef public Queue _queue
+    # None unless every command may take the short way.
+    cdef public ShortPlans _short_plans
+    # The pipeline object has an execute_command of its own.
+    cdef bint replaced
+
+    cdef int put_one(self, str name, object key, object plan) except -1
+    cdef int put_two(self, str name, object key, object value, object plan) except -1
 
 
 cdef class PipelineCalls:
-    """Methods of a pipeline."""
-    cdef public Queue _queue
-    # Plans of the commands with a short way, when every command may take it; else None.
-    cdef public object _short_plans
-    # The object has an execute_command of its own.
-    cdef bint replaced
-
-    cdef bint short(self) except -1
+    """Methods of a pipeline, for threads or asyncio."""
 
 
 cdef class AsyncCalls:

@@ -1,22 +1,22 @@
 """Short ways of the commonest calls, for a client and for its pipelines; see the .pxd."""
 
 cimport cython
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 
-from slotwise._aiolink cimport AsyncEngine
-from slotwise._encoder cimport Batch
-from slotwise._link cimport Engine, Flawed, ServerError
-from slotwise._slots cimport slot_of
+from slotwise._aioengine cimport AsyncEngine
+from slotwise._engine cimport Engine
+from slotwise._reply cimport Flawed, ServerError
 
 import redis
 import redis.asyncio
+import redis.asyncio.cluster
 import redis.cluster
 from redis.asyncio.observability import recorder as async_recorder
 from redis.exceptions import RedisError
 from redis.observability import recorder
 
-from slotwise._link import LinkFailure, Reentered, Uncovered
+from slotwise._engine import Uncovered
+from slotwise._link import LinkFailure, Reentered
 
 cdef extern from "Python.h":
     # The attribute that a class has by its bases, borrowed; hits the interpreter's method cache.
@@ -28,6 +28,7 @@ cdef object _PIPELINE_FUNNEL = redis.cluster.ClusterPipeline.execute_command
 cdef object _PIPELINE = redis.cluster.ClusterPipeline
 cdef object _PIPELINE_EXECUTE = redis.cluster.ClusterPipeline.execute
 cdef object _OK = b"OK"
+cdef object _ASYNC_PIPELINE_FUNNEL = redis.asyncio.cluster.ClusterPipeline.execute_command
 cdef object _ASYNC_CLIENT = redis.asyncio.RedisCluster
 cdef object _ASYNC_FUNNEL = redis.asyncio.RedisCluster.__dict__["execute_command"]
 
@@ -119,163 +120,102 @@ cdef class ClientCalls:
         return self.unwatched()
 
 
-cdef class Queue:
+@cython.final
+cdef class ShortPlans:
+    """``plan`` makes the plan of a command's name."""
 
-    def __cinit__(self, encoding=None):
-        self.batch = Batch(encoding)
-        self.calls = []
-        self.options = {}
-        self.shaped = []
+    def __cinit__(self, plan):
+        self.get = shaping(plan("GET"))
+        self.set = shaping(plan("SET"))
+        self.hget = shaping(plan("HGET"))
+        self.incrby = shaping(plan("INCRBY"))
 
-    def __len__(self):
-        return len(self.calls)
 
-    cdef int put(self, tuple call, object plan) except -1:
-        """A command whose key is its first argument."""
-        self.batch.add(call, 1)
-        if plan.callback is not None:
-            self.shaped.append((len(self.calls), plan))
-        self.calls.append(call)
-        return 0
+cdef object shaping(object plan):
+    """The plan, unless the parser's reply is the value."""
+    return plan if plan.callback is not None else None
 
-    def add_short(self, tuple call, plan):
-        """Encodes a command without options whose key is its first argument."""
-        self.put(call, plan)
 
-    def add(self, tuple call, dict options, plan, Py_ssize_t first_key=0, slot=None):
-        """Encodes a command. It is routed by the key at ``first_key``, or by ``slot``, or by neither."""
-        cdef Py_ssize_t index = len(self.calls)
-        self.batch.add(call, first_key)
-        if slot is not None:
-            self.batch.set_slot(index, slot)
-        options.pop("keys", None)
-        if options:
-            self.options[index] = options
-        if plan.callback is not None:
-            self.shaped.append((index, plan))
-        self.calls.append(call)
+cdef class ShortWay:
+
+    cdef int put_one(self, str name, object key, object plan) except -1:
+        cdef PyObject *words[2]
+        words[0] = <PyObject*>name
+        words[1] = <PyObject*>key
+        return self._queue.put(words, 2, plan)
+
+    cdef int put_two(self, str name, object key, object value, object plan) except -1:
+        cdef PyObject *words[3]
+        words[0] = <PyObject*>name
+        words[1] = <PyObject*>key
+        words[2] = <PyObject*>value
+        return self._queue.put(words, 3, plan)
+
+
+cdef object way_of(object pipe):
+    return pipe if isinstance(pipe, ShortWay) else getattr(pipe, "_way", None)
+
+
+cdef ShortWay short_way(object pipe):
+    """None: the long way has to be taken."""
+    cdef PyObject *funnel = _PyType_Lookup(type(pipe), "execute_command")
+    cdef ShortWay way
+    if funnel == <PyObject*>_PIPELINE_FUNNEL:
+        way = <ShortWay?>pipe
+    elif funnel == <PyObject*>_ASYNC_PIPELINE_FUNNEL:
+        way = pipe._way
+    else:
+        return None
+    return way if way is not None and way._short_plans is not None and not way.replaced else None
 
 
 cdef class PipelineCalls:
 
     def __setattr__(self, name, value):
         if name == "execute_command":
-            self.replaced = True
+            (<ShortWay?>way_of(self)).replaced = True
         PyObject_GenericSetAttr(self, name, <PyObject*>value)
 
     def __delattr__(self, name):
         if name == "execute_command":
-            self.replaced = False
+            (<ShortWay?>way_of(self)).replaced = False
         PyObject_GenericSetAttr(self, name, NULL)
-
-    cdef bint short(self) except -1:
-        return (
-            self._short_plans is not None
-            and not self.replaced
-            and _PyType_Lookup(type(self), "execute_command") == <PyObject*>_PIPELINE_FUNNEL
-        )
 
     def get(self, name):
         """Queues GET; the pipeline again."""
-        if self.short():
-            self._queue.put(("GET", name), self._short_plans["GET"])
-            return self
-        return super().get(name)
+        cdef ShortWay way = short_way(self)
+        if way is None:
+            return super().get(name)
+        way.put_one("GET", name, way._short_plans.get)
+        return self
 
     def set(self, name, value, *args, **options):
         """Queues SET, options as in redis-py; the pipeline again."""
-        if not args and not options and self.short():
-            self._queue.put(("SET", name, value), self._short_plans["SET"])
-            return self
-        return super().set(name, value, *args, **options)
+        cdef ShortWay way = short_way(self) if not args and not options else None
+        if way is None:
+            return super().set(name, value, *args, **options)
+        way.put_two("SET", name, value, way._short_plans.set)
+        return self
 
     def hget(self, name, key):
         """Queues HGET; the pipeline again."""
-        if self.short():
-            self._queue.put(("HGET", name, key), self._short_plans["HGET"])
-            return self
-        return super().hget(name, key)
+        cdef ShortWay way = short_way(self)
+        if way is None:
+            return super().hget(name, key)
+        way.put_two("HGET", name, key, way._short_plans.hget)
+        return self
 
     def incrby(self, name, amount=1):
         """Queues INCRBY; the pipeline again."""
-        if self.short():
-            self._queue.put(("INCRBY", name, amount), self._short_plans["INCRBY"])
-            return self
-        return super().incrby(name, amount)
+        cdef ShortWay way = short_way(self)
+        if way is None:
+            return super().incrby(name, amount)
+        way.put_two("INCRBY", name, amount, way._short_plans.incrby)
+        return self
 
     def incr(self, name, amount=1):
         """Queues INCRBY; the pipeline again."""
         return self.incrby(name, amount)
-
-
-# Scratch of `split`: the last position of each slot in the call that `stamp` counts. Used between two points where no
-# Python code runs, so one is enough.
-cdef unsigned int _stamp = 0
-cdef unsigned int _seen[16384]
-cdef Py_ssize_t _last[16384]
-
-
-def split(Queue queue, str name, list keys, plan, keyslot, Py_ssize_t width=1):
-    """Queues command ``name`` once per slot, with the keys of that slot; their positions in ``keys``, per command.
-
-    ``keyslot`` makes the slot of a key, None that of UTF-8. ``width`` is how many elements of ``keys`` belong together,
-    a key and what follows it: 2 for MSET. A position is an int for a slot with one key, a list for one with several.
-    """
-    global _stamp
-    cdef Py_ssize_t n = len(keys) // width, i, j
-    cdef int *slots = <int*>PyMem_Malloc((n + 1) * sizeof(int))
-    # The next position of the same slot, or -1.
-    cdef Py_ssize_t *after = <Py_ssize_t*>PyMem_Malloc((n + 1) * sizeof(Py_ssize_t))
-    cdef char *first = <char*>PyMem_Malloc(n + 1)
-    cdef list positions = [], group
-    try:
-        if slots == NULL or after == NULL or first == NULL:
-            raise MemoryError()
-        for i in range(n):
-            slots[i] = slot_of(keys[i * width]) if keyslot is None else keyslot(keys[i * width])
-        _stamp += 1
-        for i in range(n):
-            after[i] = -1
-            first[i] = _seen[slots[i]] != _stamp
-            if not first[i]:
-                after[_last[slots[i]]] = i
-            _seen[slots[i]] = _stamp
-            _last[slots[i]] = i
-        for i in range(n):
-            if not first[i]:
-                continue
-            if after[i] < 0 and width == 1:
-                positions.append(i)
-                queue.put((name, keys[i]), plan)
-                continue
-            group = []
-            j = i
-            while j >= 0:
-                group.append(j)
-                j = after[j]
-            positions.append(group)
-            queue.put((name, *[part for j in group for part in keys[j * width : (j + 1) * width]]), plan)
-    finally:
-        PyMem_Free(slots)
-        PyMem_Free(after)
-        PyMem_Free(first)
-    return positions
-
-
-def scatter(list positions, list found, Py_ssize_t n):
-    """Puts the values of each command of :func:`split` at their keys' positions among ``n``."""
-    cdef list values = [None] * n, part
-    cdef object place
-    cdef Py_ssize_t i, j
-    for i in range(len(positions)):
-        place = positions[i]
-        part = found[i]
-        if type(place) is list:
-            for j in range(len(<list>place)):
-                values[(<list>place)[j]] = part[j]
-        else:
-            values[place] = part[0]
-    return values
 
 
 @cython.final

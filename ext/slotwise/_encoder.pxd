@@ -23,6 +23,8 @@ cdef enum:
     STACK_ARGS = 24
     # Values from this size on are referenced, not copied. Below it a copy is cheaper than an extra segment.
     BORROW_MIN = 16384
+    # Memory in bytes that an empty send buffer keeps for what comes next; a spike's is given back.
+    KEEP_MAX = 1048576
 
 
 cdef struct Arg:
@@ -31,7 +33,7 @@ cdef struct Arg:
     Py_ssize_t size
     # The bytes or str object, of no subclass, that `data` lies in and that the send may reference, else NULL.
     PyObject *owner
-    # Decimal digits of a machine integer.
+    # A machine integer or a float in decimal; the longest is -2.2250738585072014e-308.
     char digits[24]
 
 
@@ -83,25 +85,53 @@ cdef class SendBuffer:
     cdef Py_ssize_t peek(self, const char **p) noexcept
     # The kernel took n bytes of the piece that peek() showed.
     cdef void consumed(self, Py_ssize_t n) noexcept
+    # Gives memory beyond KEEP_MAX back. The buffer must be empty.
+    cdef void shrink(self) noexcept
     cdef void clear(self) noexcept
 
 
 # The framing of a command name; the table of names is bounded.
 cdef Name name_of(object name)
 
-# Fills args[i - first] for every i from `first` to the end of `call`; returns the total size in bytes.
-# `keep` is set to a list of the temporary objects that were needed, if any.
-cdef Py_ssize_t scan(tuple call, Py_ssize_t first, Arg *args, object encoding, list keep) except -1
+# Fills args[i] for each of the `n` objects at `words`; returns their total size in bytes. The caller holds the objects;
+# `keep` gets the temporary ones that were needed.
+cdef Py_ssize_t scan(PyObject **words, Py_ssize_t n, Arg *args, object encoding, list keep) except -1
+# `to` becomes the same argument as `given`, which may go away then.
+cdef inline void copy_arg(Arg *to, const Arg *given) noexcept:
+    to[0] = given[0]
+    if given.data == given.digits:
+        to.data = to.digits
+# A list for `keep`, and its end: an empty one serves the next call.
+cdef list borrow_keep()
+cdef void return_keep(list keep) noexcept
+# The objects of a tuple, from the first argument behind the command's name.
+cdef PyObject **arguments_of(tuple call) noexcept
+
+
+cdef struct Encoded:
+    # Where the command's owned bytes end, and how many borrowed values precede that.
+    Py_ssize_t end
+    Py_ssize_t big
+    # How many arguments it and all commands before it have, names included.
+    Py_ssize_t words
+    # The slot that it is routed by, or -1.
+    int slot
+
+
+cdef class Indices:
+    """Commands of a batch, by their places in it."""
+    cdef Py_ssize_t *at
+    cdef Py_ssize_t n
+
+    # Room for n places, once.
+    cdef int allocate(self, Py_ssize_t n) except -1
 
 
 cdef class Batch:
     """Commands encoded as they are called, to be sent later to the nodes of their slots."""
     # Owned bytes of all commands, one after the other; borrowed values left out.
     cdef SendBuffer bytes_
-    # Per command: where its owned bytes end, how many borrowed values precede its end, and its slot or -1.
-    cdef Py_ssize_t *ends
-    cdef Py_ssize_t *bigs
-    cdef int *slots
+    cdef Encoded *commands
     cdef readonly Py_ssize_t count
     cdef Py_ssize_t capacity
     cdef object encoding
@@ -109,7 +139,31 @@ cdef class Batch:
     cdef object called
     cdef Name name
 
-    cdef int _grow(self) except -1
+    # Forgets all commands.
+    cdef void clear(self) noexcept
+    cdef int grow(self) except -1
+    # Encodes the command of the `n` objects at `words`, its name the first; see `add`.
+    cdef int put(self, PyObject **words, Py_ssize_t n, Py_ssize_t first_key) except -2
     cpdef int add(self, tuple call, Py_ssize_t first_key) except -2
     # Copies command i to the end of `out`.
     cdef int copy_to(self, Py_ssize_t i, SendBuffer out) except -1
+    # Copies commands of `which` from place `first` on, each behind `prefix` (or None), until `out` holds `ahead` bytes;
+    # returns the place of the first that was not copied.
+    cdef Py_ssize_t copy_ahead(
+        self, Indices which, Py_ssize_t first, bytes prefix, Py_ssize_t ahead, SendBuffer out
+    ) except -1
+
+
+# Adds a command of `n` scanned arguments, `size` bytes in all, to `batch`; `slot` is what it is routed by, or -1.
+cdef inline int take_in(Batch batch, Name name, Arg *args, Py_ssize_t n, Py_ssize_t size, int slot) except -1:
+    cdef Encoded *made
+    if batch.count == batch.capacity:
+        batch.grow()
+    batch.bytes_.write(name, args, n, size)
+    made = &batch.commands[batch.count]
+    made.end = batch.bytes_.end
+    made.big = batch.bytes_.big_end
+    made.words = n + 1 + (batch.commands[batch.count - 1].words if batch.count else 0)
+    made.slot = slot
+    batch.count += 1
+    return 0

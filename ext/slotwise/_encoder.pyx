@@ -5,12 +5,13 @@ https://redis.io/docs/latest/develop/reference/protocol-spec/
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM
 from cpython.unicode cimport PyUnicode_Check
-from libc.string cimport memcpy, memmove
+from libc.math cimport fabs, rint, signbit
+from libc.string cimport memcpy, memmove, strlen
 
 from slotwise._slots cimport NO_SHARD, SLOTWISE_SLOTS, SlotTable, slotwise_key_slot
 
@@ -22,6 +23,12 @@ cdef extern from "Python.h":
     int PyUnicode_CheckExact(object)
     int PyBytes_CheckExact(object)
     long long PyLong_AsLongLongAndOverflow(object, int *overflow) except? -1
+    int PyFloat_CheckExact(object)
+    double PyFloat_AS_DOUBLE(object)
+    int Py_DTSF_ADD_DOT_0
+    char *PyOS_double_to_string(double value, char format, int precision, int flags, int *kind) except NULL
+    ctypedef struct PyTupleObject:
+        PyObject *ob_item[1]
 
 
 cdef enum:
@@ -29,6 +36,12 @@ cdef enum:
     FRAME_MAX = 26
     # Distinct spellings of command names that are remembered; user text must not grow the table forever.
     NAMES_MAX = 4096
+    # Commands that an emptied batch keeps room for.
+    KEPT_COMMANDS = 4096
+    # Decimals tried before a float is written the general way.
+    DECIMALS_MAX = 6
+
+cdef double[DECIMALS_MAX + 1] _tens = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6]
 
 
 # Apart: text and bytes of the same letters have the same hash, and `python -bb` refuses to compare them.
@@ -89,6 +102,44 @@ cdef int width_of(unsigned long long value) noexcept:
     return n
 
 
+cdef int repr_of(char *out, double value) except -1:
+    """Writes the `repr` of a float to out[0:24]; returns how many characters.
+
+    Few decimals are the common case. Decimals of 15 digits at the most are all different floats, so the first
+    number of decimals that gives `value` back is the shortest, which is what `repr` writes. Up to there the
+    product below misses a whole number by less than a half.
+    """
+    cdef double size = fabs(value), whole
+    cdef unsigned long long digits, unit = 1
+    cdef char *p = out
+    cdef char *text
+    cdef int n, decimals
+    if 1e-3 <= size < 1e14 or value == 0:
+        for decimals in range(DECIMALS_MAX + 1):
+            whole = rint(size * _tens[decimals])
+            if whole >= 1e15:
+                break
+            if whole / _tens[decimals] == size:
+                digits = <unsigned long long>whole
+                if signbit(value):
+                    p[0] = 45  # -
+                    p += 1
+                p += digits_of(p, digits // unit)
+                p[0] = 46  # .
+                digits %= unit
+                decimals = max(decimals, 1)
+                for n in range(decimals, 0, -1):
+                    p[n] = <char>(48 + digits % 10)
+                    digits //= 10
+                return <int>(p - out) + 1 + decimals
+            unit *= 10
+    text = PyOS_double_to_string(value, 114, 0, Py_DTSF_ADD_DOT_0, NULL)  # r
+    n = <int>strlen(text)
+    memcpy(out, text, n)
+    PyMem_Free(text)
+    return n
+
+
 cdef object plain(object value, object encoding):
     """The bytes, or the text to be sent as UTF-8, of an argument that is neither."""
     if isinstance(value, str):
@@ -104,15 +155,36 @@ cdef object plain(object value, object encoding):
     )
 
 
-cdef Py_ssize_t scan(tuple call, Py_ssize_t first, Arg *args, object encoding, list keep) except -1:
-    cdef Py_ssize_t i, n = len(call), total = 0
+# A spare list for `keep`: most calls need none of their own, and making one costs as much as a short command.
+cdef list _spare = []
+
+
+cdef list borrow_keep():
+    global _spare
+    cdef list keep = _spare
+    _spare = None
+    return [] if keep is None else keep
+
+
+cdef void return_keep(list keep) noexcept:
+    global _spare
+    if not keep:
+        _spare = keep
+
+
+cdef PyObject **arguments_of(tuple call) noexcept:
+    return &(<PyTupleObject*>call).ob_item[1]
+
+
+cdef Py_ssize_t scan(PyObject **words, Py_ssize_t n, Arg *args, object encoding, list keep) except -1:
+    cdef Py_ssize_t i, total = 0
     cdef Arg *arg
     cdef object value
     cdef int overflow = 0
     cdef long long number
-    for i in range(first, n):
-        arg = &args[i - first]
-        value = <object>PyTuple_GET_ITEM(call, i)
+    for i in range(n):
+        arg = &args[i]
+        value = <object>words[i]
         if PyLong_CheckExact(value):
             number = PyLong_AsLongLongAndOverflow(value, &overflow)
             if not overflow:
@@ -125,6 +197,12 @@ cdef Py_ssize_t scan(tuple call, Py_ssize_t first, Arg *args, object encoding, l
                     arg.size = digits_of(arg.digits, <unsigned long long>number)
                 total += arg.size
                 continue
+        elif PyFloat_CheckExact(value):
+            arg.data = arg.digits
+            arg.owner = NULL
+            arg.size = repr_of(arg.digits, PyFloat_AS_DOUBLE(value))
+            total += arg.size
+            continue
         if not PyBytes_Check(value) and not (PyUnicode_Check(value) and encoding is None):
             value = plain(value, encoding)
             keep.append(value)
@@ -286,6 +364,17 @@ cdef class SendBuffer:
             self.base += self.end
             self.start = self.end = 0
             self.big_start = self.big_end = 0
+            self.shrink()
+
+    cdef void shrink(self) noexcept:
+        if self.capacity > KEEP_MAX:
+            PyMem_Free(self.data)
+            self.data = NULL
+            self.capacity = 0
+        if self.big_capacity > KEEP_MAX // <Py_ssize_t>sizeof(Borrowed):
+            PyMem_Free(self.big)
+            self.big = NULL
+            self.big_capacity = 0
 
     cdef void clear(self) noexcept:
         while self.big_start < self.big_end:
@@ -294,6 +383,49 @@ cdef class SendBuffer:
         self.start = self.end = 0
         self.big_start = self.big_end = 0
         self.big_sent = self.big_left = 0
+        self.shrink()
+
+
+@cython.final
+cdef class Indices:
+    """Places of commands in a batch: a sequence of int, made of any iterable of them."""
+
+    def __cinit__(self, places=()):
+        cdef Py_ssize_t i
+        cdef list given
+        if places is None:
+            # Room that the maker of the object fills.
+            return
+        given = list(places)
+        self.allocate(len(given))
+        for i in range(len(given)):
+            self.at[i] = given[i]
+        self.n = len(given)
+
+    def __dealloc__(self):
+        PyMem_Free(self.at)
+
+    cdef int allocate(self, Py_ssize_t n) except -1:
+        self.at = <Py_ssize_t*>PyMem_Malloc(n * sizeof(Py_ssize_t))
+        if self.at == NULL:
+            raise MemoryError()
+        return 0
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, key):
+        if isinstance(key, slice):
+            return [self.at[i] for i in range(*key.indices(self.n))]
+        if not 0 <= key < self.n:
+            raise IndexError(f"place {key} of {self.n}")
+        return self.at[key]
+
+    def __iter__(self):
+        return iter(self[:])
+
+    def __repr__(self):
+        return f"Indices({self[:]})"
 
 
 @cython.final
@@ -309,69 +441,65 @@ cdef class Batch:
         self.encoding = encoding
 
     def __dealloc__(self):
-        PyMem_Free(self.ends)
-        PyMem_Free(self.bigs)
-        PyMem_Free(self.slots)
+        PyMem_Free(self.commands)
 
     def __len__(self):
         return self.count
 
-    cdef int _grow(self) except -1:
+    cdef void clear(self) noexcept:
+        self.bytes_.clear()
+        self.count = 0
+        if self.capacity > KEPT_COMMANDS:
+            PyMem_Free(self.commands)
+            self.commands = NULL
+            self.capacity = 0
+
+    cdef int grow(self) except -1:
         cdef Py_ssize_t wanted = max(self.capacity * 2, 64)
-        cdef void *p
-        p = PyMem_Realloc(self.ends, wanted * sizeof(Py_ssize_t))
+        cdef void *p = PyMem_Realloc(self.commands, wanted * sizeof(Encoded))
         if p == NULL:
             raise MemoryError()
-        self.ends = <Py_ssize_t*>p
-        p = PyMem_Realloc(self.bigs, wanted * sizeof(Py_ssize_t))
-        if p == NULL:
-            raise MemoryError()
-        self.bigs = <Py_ssize_t*>p
-        p = PyMem_Realloc(self.slots, wanted * sizeof(int))
-        if p == NULL:
-            raise MemoryError()
-        self.slots = <int*>p
+        self.commands = <Encoded*>p
         self.capacity = wanted
         return 0
+
+    cdef int put(self, PyObject **words, Py_ssize_t n, Py_ssize_t first_key) except -2:
+        cdef Arg stack[STACK_ARGS]
+        cdef Arg *args = stack
+        cdef Py_ssize_t size
+        cdef int slot = -1
+        cdef list keep = borrow_keep()
+        cdef Name name
+        if n < 1:
+            raise DataError("A command needs a name: pass it as the first argument, e.g. 'GET'.")
+        if self.called is not None and words[0] == <PyObject*>self.called:
+            name = self.name
+        else:
+            name = self.name = name_of(<object>words[0])
+            # A bytearray may spell another command the next time.
+            self.called = <object>words[0] if PyUnicode_CheckExact(<object>words[0]) else None
+        n -= 1
+        if n > STACK_ARGS:
+            args = <Arg*>PyMem_Malloc(n * sizeof(Arg))
+            if args == NULL:
+                raise MemoryError()
+        try:
+            size = scan(words + 1, n, args, self.encoding, keep)
+            if first_key > 0 and first_key <= n:
+                slot = slotwise_key_slot(args[first_key - 1].data, <size_t>args[first_key - 1].size)
+            take_in(self, name, args, n, size, slot)
+        finally:
+            return_keep(keep)
+            if args != stack:
+                PyMem_Free(args)
+        return slot
 
     cpdef int add(self, tuple call, Py_ssize_t first_key) except -2:
         """Encodes one command and returns the slot of the key at index ``first_key``, or -1 for index 0.
 
         Raises ``redis.DataError`` for an argument that redis-py refuses; the batch is then as before.
         """
-        cdef Arg stack[STACK_ARGS]
-        cdef Arg *args = stack
-        cdef Py_ssize_t n = len(call) - 1, size
-        cdef int slot = -1
-        cdef list keep = []
-        cdef Name name
-        if n < 0:
-            raise DataError("A command needs a name: pass it as the first argument, e.g. 'GET'.")
-        if self.called is not None and PyTuple_GET_ITEM(call, 0) == <PyObject*>self.called:
-            name = self.name
-        else:
-            name = self.name = name_of(<object>PyTuple_GET_ITEM(call, 0))
-            # A bytearray may spell another command the next time.
-            self.called = <object>PyTuple_GET_ITEM(call, 0) if type(call[0]) is str else None
-        if n > STACK_ARGS:
-            args = <Arg*>PyMem_Malloc(n * sizeof(Arg))
-            if args == NULL:
-                raise MemoryError()
-        try:
-            size = scan(call, 1, args, self.encoding, keep)
-            if first_key > 0 and first_key <= n:
-                slot = slotwise_key_slot(args[first_key - 1].data, <size_t>args[first_key - 1].size)
-            if self.count == self.capacity:
-                self._grow()
-            self.bytes_.write(name, args, n, size)
-        finally:
-            if args != stack:
-                PyMem_Free(args)
-        self.ends[self.count] = self.bytes_.end
-        self.bigs[self.count] = self.bytes_.big_end
-        self.slots[self.count] = slot
-        self.count += 1
-        return slot
+        return self.put(arguments_of(call) - 1, len(call), first_key)
 
     def set_slot(self, Py_ssize_t index, int slot):
         """Routes command ``index`` by ``slot``, 0 to 16383, in place of its first key; -1 for no slot."""
@@ -379,48 +507,75 @@ cdef class Batch:
             raise IndexError(f"command {index} of {self.count}")
         if not -1 <= slot < SLOTWISE_SLOTS:
             raise ValueError(f"slot {slot} is not within 0-{SLOTWISE_SLOTS - 1}")
-        self.slots[index] = slot
+        self.commands[index].slot = slot
 
     def slot(self, Py_ssize_t index):
         """The slot that command ``index`` is routed by, or -1."""
         if not 0 <= index < self.count:
             raise IndexError(f"command {index} of {self.count}")
-        return self.slots[index]
+        return self.commands[index].slot
 
     def by_shard(self, SlotTable table not None):
-        """Indices of the commands by the shard that serves their slot: ``{shard_index: [index, ...]}``.
+        """The commands by the shard that serves their slot: ``{index of the shard: Indices}``.
 
         Key -1 holds the commands without a slot and those whose slot nobody serves.
         """
-        cdef Py_ssize_t i
-        cdef int slot, owner, last = -2
-        cdef list run = None
+        cdef Py_ssize_t i, shards = len(table.shards), shard
+        # Of each shard, the last place for nobody's: how many commands, then where they are.
+        cdef Py_ssize_t *counts = <Py_ssize_t*>PyMem_Calloc(shards + 1, sizeof(Py_ssize_t))
+        cdef Py_ssize_t **next_of = <Py_ssize_t**>PyMem_Calloc(shards + 1, sizeof(Py_ssize_t*))
+        cdef Indices made
         cdef dict groups = {}
-        for i in range(self.count):
-            slot = self.slots[i]
-            owner = NO_SHARD if slot < 0 else table.owner[slot]
-            if owner == NO_SHARD:
-                owner = -1
-            if owner != last:
-                run = groups.setdefault(owner, [])
-                last = owner
-            run.append(i)
+        try:
+            if counts == NULL or next_of == NULL:
+                raise MemoryError()
+            for i in range(self.count):
+                counts[shard_of(table, self.commands[i].slot, shards)] += 1
+            for shard in range(shards + 1):
+                if counts[shard]:
+                    made = Indices.__new__(Indices, None)
+                    made.allocate(counts[shard])
+                    made.n = counts[shard]
+                    groups[shard if shard < shards else -1] = made
+                    next_of[shard] = made.at
+            for i in range(self.count):
+                shard = shard_of(table, self.commands[i].slot, shards)
+                next_of[shard][0] = i
+                next_of[shard] += 1
+        finally:
+            PyMem_Free(counts)
+            PyMem_Free(next_of)
         return groups
 
     cdef int copy_to(self, Py_ssize_t i, SendBuffer out) except -1:
-        cdef Py_ssize_t start = self.ends[i - 1] if i else 0
-        cdef Py_ssize_t big = self.bigs[i - 1] if i else 0
+        cdef Py_ssize_t start = self.commands[i - 1].end if i else 0
+        cdef Py_ssize_t end = self.commands[i].end
+        cdef Py_ssize_t big = self.commands[i - 1].big if i else 0
         cdef Borrowed *value
-        out.reserve(self.ends[i] - start)
-        out.reserve_big(self.bigs[i] - big)
-        while big < self.bigs[i]:
-            value = &self.bytes_.big[big]
-            out.put(self.bytes_.data + start, value.at - start)
-            out.borrow(value.owner, value.data, value.size)
-            start = value.at
-            big += 1
-        out.put(self.bytes_.data + start, self.ends[i] - start)
+        out.reserve(end - start)
+        if big < self.commands[i].big:
+            out.reserve_big(self.commands[i].big - big)
+            while big < self.commands[i].big:
+                value = &self.bytes_.big[big]
+                out.put(self.bytes_.data + start, value.at - start)
+                out.borrow(value.owner, value.data, value.size)
+                start = value.at
+                big += 1
+        out.put(self.bytes_.data + start, end - start)
         return 0
+
+    cdef Py_ssize_t copy_ahead(
+        self, Indices which, Py_ssize_t first, bytes prefix, Py_ssize_t ahead, SendBuffer out
+    ) except -1:
+        cdef Py_ssize_t i
+        for i in range(first, which.n):
+            if out.pending() >= ahead:
+                return i
+            if prefix is not None:
+                out.reserve(PyBytes_GET_SIZE(prefix))
+                out.put(PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix))
+            self.copy_to(which.at[i], out)
+        return which.n
 
     def encoded(self, Py_ssize_t index):
         """The bytes of command ``index`` as they go over the wire."""
@@ -429,6 +584,12 @@ cdef class Batch:
         cdef SendBuffer out = SendBuffer()
         self.copy_to(index, out)
         return drain(out)
+
+
+cdef inline Py_ssize_t shard_of(SlotTable table, int slot, Py_ssize_t nobody) noexcept:
+    if slot < 0 or table.owner[slot] == NO_SHARD:
+        return nobody
+    return table.owner[slot]
 
 
 cdef bytes drain(SendBuffer out):
@@ -461,7 +622,7 @@ def encode_command(*args, encoding=None):
         return encode_commands((args,), encoding)
     # Straight into an object of the right size, without a buffer between.
     name = name_of(<object>PyTuple_GET_ITEM(args, 0))
-    size = scan(args, 1, scanned, encoding, keep)
+    size = scan(arguments_of(args), n, scanned, encoding, keep)
     size += 3 + width_of(name.words + n) + PyBytes_GET_SIZE(name.frame)
     for i in range(n):
         size += 5 + width_of(scanned[i].size)

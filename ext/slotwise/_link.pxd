@@ -10,22 +10,37 @@ Locking: the GIL. State changes between two points where the GIL may be released
 an allocation that can start the garbage collector) are complete in themselves. The compiled modules therefore do not
 declare themselves free-threading compatible: such an interpreter turns its GIL on.
 
-Ownership: while ``led`` is true, the leader alone touches ``reader``, ``inbox`` and the head of ``queue`` and sends
-from ``out``; others append to ``out`` and to the tail of ``queue``.
+Ownership: while ``led`` is true, the leader alone touches ``reader`` and the head of ``queue``; others
+append to ``out`` and to the tail of ``queue``. Whoever appended sends, as far as the kernel takes it without waiting,
+since the leader may sleep in a receive; with TLS, whose sending gives the GIL away, the leader alone does.
 
 Failure: an I/O or protocol error closes the link and wakes all its waiters; each is told whether its command may have
 reached the kernel. A time-out or an interrupt abandons the waiter alone: its place in the queue stays, its late reply
 is dropped there, and nobody else notices. A link that timed out is retired: no new call enters it, those under way
 finish, the last one closes it.
 
-Batches (``exchange``) need links that nobody shares; one thread drives several of them at once.
+Links that nobody shares come from a node's ``Lanes`` (``_engine``); a batch (``_batch``) takes one per node and drives
+them at once.
 """
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
-from slotwise._encoder cimport Batch, SendBuffer
-from slotwise._slots cimport SlotTable
+from slotwise._encoder cimport Arg, Name, SendBuffer
+from slotwise._reply cimport Reader
+
+
+cdef enum:
+    # What `send_some` and `receive_some` answer: nothing now.
+    LATER = -1
+
+
+# Seconds. A socket that was silent for this long is looked at before a command is sent into it: the server may have
+# closed it, and a command sent into a closed socket has an unknown outcome for no reason.
+cdef double IDLE
+
+# Processors that this process may use. With one, to wait awake would keep the server from answering.
+cdef int CORES
 
 
 cdef enum WaiterState:
@@ -40,18 +55,11 @@ cdef enum WaiterState:
     ABANDONED
 
 
-cdef class ServerError:
-    """An error reply as the parser found it; the caller's thread makes the exception of it."""
-    cdef readonly str text
-
-
 cdef class Waiter:
     cdef object reply
     cdef WaiterState state
     # False asks the parser for bytes whatever the connection's encoding is.
     cdef bint decode
-    # The reply holds an error somewhere.
-    cdef bint errors
     # The lead was handed to this thread.
     cdef bint leads
     # Its thread runs a signal handler and cannot take the lead.
@@ -80,9 +88,7 @@ cdef class Link:
     cdef Py_ssize_t head
     cdef Py_ssize_t count
     cdef Py_ssize_t capacity
-    cdef object feed
-    cdef object gets
-    cdef bytearray inbox
+    cdef Reader reader
     # Somebody sends and reads; who.
     cdef bint led
     cdef unsigned long leader
@@ -91,9 +97,13 @@ cdef class Link:
     # No new call may enter; closed: the socket is gone.
     cdef readonly bint retired
     cdef readonly bint closed
+    # Opened with an earlier credential: its owner may finish, and no other gets it.
+    cdef public bint outdated
     cdef object failure
     # When bytes last moved: for the check of an idle socket, and because a time-out means that nothing moves.
     cdef double heard
+    # `heard` when it was last asked whether the link is silent, -1 where nobody waited then.
+    cdef double looked
     # Push messages in order of arrival, and who takes them; None drops them.
     cdef list pushes
     cdef object on_push
@@ -106,37 +116,20 @@ cdef class Link:
     cdef int hand_over(self) except -1
     cdef int abandon(self, Waiter mine) except -1
     cdef int give_up(self, Waiter mine) except -1
+    cdef void send_now(self) noexcept
     cdef Py_ssize_t send_some(self) except -2
-    cdef Py_ssize_t receive_some(self, bint wait) except -2
+    # Waits, if at all, awake for `eager` microseconds at the most, then asleep.
+    cdef Py_ssize_t receive_some(self, bint wait, int eager=*) except -2
     cdef int torn(self, object error) except -1
     cdef int wait_for(self, int events, double deadline) except -1
     cdef int parse(self) except -1
+    cdef int parse_rest(self) except -1
     cdef int deliver_pushes(self) except -1
     cdef object lost(self, object reason, bint sent, bint timed_out)
     cdef int fail(self, object failure) except -1
     cdef int shut(self) except -1
+    cdef bint is_idle(self) noexcept
     cdef bint try_lead(self)
 
 
-cdef class Endpoint:
-    """A node as the engine sees it: its shared link and what opens another."""
-    # Its address, and the pool of the connections that nobody shares.
-    cdef readonly object node
-    cdef readonly object pool
-    # The shared link, None before the first call.
-    cdef public Link link
-    cdef object opener
-
-    cdef Link open(self)
-
-
-cdef class Flawed:
-    """A reply with an error inside, such as a script's table: the caller's thread makes exceptions of them."""
-    cdef readonly object reply
-
-
-cdef class Engine:
-    cdef public SlotTable table
-    cdef readonly object encoding
-
-    cpdef keyed(self, tuple call, Py_ssize_t first_key, bint decode=*)
+cdef object send_and_wait(Link link, Name name, Arg *args, Py_ssize_t n, Py_ssize_t size, bint decode)

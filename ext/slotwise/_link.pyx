@@ -1,25 +1,28 @@
 """One connection's protocol state: threads share a link, a batch drives several links at once."""
 
 cimport cython
-from cpython.bytearray cimport PyByteArray_AS_STRING
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBUF_WRITE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport int64_t
 
-from slotwise._encoder cimport STACK_ARGS, Arg, Batch, Name, SendBuffer, name_of, scan
-from slotwise._slots cimport SlotTable, slotwise_key_slot
+from slotwise._encoder cimport (
+    STACK_ARGS, Arg, Name, SendBuffer, arguments_of, borrow_keep, name_of, return_keep, scan,
+)
+from slotwise._reply cimport INBOX, NOTHING, PUSH, TROUBLE, Kind, Reader
 
 import contextlib
 import os
 import socket
 import ssl
 
-import hiredis
-from hiredis import ProtocolError, PushNotification
+from hiredis import ProtocolError
+
+from slotwise._reply import MAX_REPLY_SIZE
 
 cdef extern from "pythread.h" nogil:
     ctypedef void *PyThread_type_lock
@@ -56,26 +59,14 @@ cdef extern from "_net.h" nogil:
 
 
 cdef enum:
-    INBOX = 65536
-    # Bytes that a batch keeps encoded ahead of its socket.
-    AHEAD = 262144
-    # send_some and receive_some: nothing now.
-    LATER = -1
+    # How long a wait for one reply may burn a core before it sleeps, in microseconds, and how many waits sleep at once
+    # after one in vain.
+    EAGER = 100
+    PATIENCE = 8
 
-# A socket that was silent for this long is looked at before a command is sent into it: the server may have
-# closed it, and a command sent into a closed socket has an unknown outcome for no reason.
-cdef double IDLE = 0.01
+IDLE = 0.01
 
-# How long a wait may burn a core before it sleeps, in seconds, and how many waits sleep at once after one in vain.
-cdef double EAGER = 100e-6
-cdef int PATIENCE = 8
-cdef int CORES = os.cpu_count() or 1
-
-# What `gets` answers when the reply is not complete.
-cdef object _MORE = object()
-
-# Error replies made so far: tells whether a reply holds one without walking it.
-cdef long long _errors_made = 0
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Broken(Exception):
@@ -91,25 +82,8 @@ class LinkFailure(Exception):
         self.timed_out = timed_out
 
 
-class Uncovered(Exception):
-    """Nobody serves the slot that is the argument."""
-
-
 class Reentered(Exception):
     """The thread that leads this link called again from a signal handler or a finalizer: use another link."""
-
-
-@cython.final
-cdef class ServerError:
-    """An error reply as it came, e.g. ``MOVED 3999 127.0.0.1:6381``."""
-
-    def __cinit__(self, str text):
-        global _errors_made
-        self.text = text
-        _errors_made += 1
-
-    def __repr__(self):
-        return f"ServerError({self.text.split(' ', 1)[0]!r})"
 
 
 @cython.final
@@ -133,10 +107,13 @@ cdef class Link:
 
     ``connection`` is a connected redis-py connection, handshake done; the link takes its socket over and closes it
     in the end. ``timeout`` is in seconds, None for ever; ``encoding`` is None for replies in bytes, else
-    ``(encoding, errors)``; ``on_push`` is called with each push message, in order.
+    ``(encoding, errors)``; ``on_push`` is called with each push message, in order. A reply of more than
+    ``max_reply_size`` bytes closes the link.
     """
 
-    def __cinit__(self, connection, timeout, encoding=None, on_push=None):
+    def __cinit__(
+        self, connection, timeout, encoding=None, on_push=None, long long max_reply_size=MAX_REPLY_SIZE,
+    ):
         self.fd = -1
         self.closed = True
         self.connection = connection
@@ -144,15 +121,9 @@ cdef class Link:
         self.tls = isinstance(self.sock, ssl.SSLSocket)
         self.timeout = -1.0 if timeout is None else timeout
         self.out = SendBuffer()
-        self.inbox = bytearray(INBOX)
+        self.reader = Reader(encoding, max_reply_size)
         self.pushes = []
         self.on_push = on_push
-        kwargs = {"protocolError": ProtocolError, "replyError": ServerError, "notEnoughData": _MORE}
-        if encoding is not None:
-            kwargs["encoding"], kwargs["errors"] = encoding
-        reader = hiredis.Reader(**kwargs)
-        self.feed = reader.feed
-        self.gets = reader.gets
         self.capacity = 16
         self.queue = <PyObject**>PyMem_Malloc(self.capacity * sizeof(PyObject*))
         if self.queue == NULL:
@@ -163,6 +134,7 @@ cdef class Link:
         if not self.tls and slotwise_recv_timeout(self.fd, 0 if timeout is None else self.timeout) < 0:
             raise OSError("the socket takes no receive time-out")
         self.heard = slotwise_now()
+        self.looked = -1
         self.closed = False
 
     def __dealloc__(self):
@@ -175,6 +147,9 @@ cdef class Link:
     @property
     def idle(self):
         """True when nobody uses the link and nothing is in flight on it."""
+        return self.is_idle()
+
+    cdef bint is_idle(self) noexcept:
         return not (self.led or self.closed or self.retired or self.count or self.out.pending())
 
     def execute(self, tuple call, bint decode=True, encoding=None):
@@ -213,16 +188,17 @@ cdef class Link:
         cdef Arg stack[STACK_ARGS]
         cdef Arg *args = stack
         cdef Py_ssize_t n = len(call) - 1, size
-        cdef list keep = []
+        cdef list keep = borrow_keep()
         cdef Name name = name_of(<object>PyTuple_GET_ITEM(call, 0))
         if n > STACK_ARGS:
             args = <Arg*>PyMem_Malloc(n * sizeof(Arg))
             if args == NULL:
                 raise MemoryError()
         try:
-            size = scan(call, 1, args, encoding, keep)
+            size = scan(arguments_of(call), n, args, encoding, keep)
             return send_and_wait(self, name, args, n, size, decode)
         finally:
+            return_keep(keep)
             if args != stack:
                 PyMem_Free(args)
 
@@ -240,7 +216,7 @@ cdef class Link:
                         # The kernel's buffer is full: read meanwhile, or both sides could wait for each other.
                         sending = True
                         break
-                if sending or deadline > 0 or self.tls:
+                if sending or self.tls or (deadline > 0 and self.due(deadline) < slotwise_now() + 0.9 * self.timeout):
                     events = self.wait_for(POLLIN | POLLOUT if sending else POLLIN, self.due(deadline))
                     if events == 0:
                         late = True
@@ -249,12 +225,14 @@ cdef class Link:
                         self.heard = slotwise_now()
                     if not events & ~POLLOUT:
                         continue
-                    got = self.receive_some(False)
+                    got = self.receive_some(False, 0)
                     if got == LATER:
                         continue
                 else:
                     got = self.receive_some(True)
                     if got == LATER:
+                        if deadline > 0 and self.due(deadline) > slotwise_now():
+                            continue
                         late = True
                         break
                 self.parse()
@@ -349,6 +327,19 @@ cdef class Link:
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 
+    cdef void send_now(self) noexcept:
+        """Sends what the kernel takes at once, for a leader that is not there; the leader finds what goes wrong."""
+        cdef const char *p
+        cdef Py_ssize_t n, done
+        # TLS gives the GIL away: the leader may be sending.
+        if self.tls or self.closed:
+            return
+        n = self.out.peek(&p)
+        if n > 0:
+            done = slotwise_send(self.fd, p, n)
+            if done > 0:
+                self.out.consumed(done)
+
     cdef Py_ssize_t send_some(self) except -2:
         """Sends a piece of `out` without waiting; returns its size, or LATER."""
         cdef const char *p
@@ -356,7 +347,7 @@ cdef class Link:
         cdef int fd = self.fd
         if self.tls:
             try:
-                done = self.sock.send(p[:min(n, AHEAD)])
+                done = self.sock.send(p[:min(n, INBOX)])
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
                 return LATER
             except BaseException as error:
@@ -375,16 +366,22 @@ cdef class Link:
         self.out.consumed(done)
         return done
 
-    cdef Py_ssize_t receive_some(self, bint wait) except -2:
-        """Reads once and feeds the parser; returns the number of bytes, or LATER after the socket's time-out."""
-        cdef char *p = PyByteArray_AS_STRING(self.inbox)
+    cdef Py_ssize_t receive_some(self, bint wait, int eager=EAGER) except -2:
+        """Reads once; returns the number of bytes, or LATER.
+
+        Waits awake, for ``eager`` microseconds at the most, and then with ``wait`` asleep, for the socket's time-out.
+        """
         cdef int fd = self.fd
-        cdef Py_ssize_t got
+        cdef Py_ssize_t got, room
         cdef double began
-        cdef bint eager
+        cdef char *p
+        if self.reader.unseen():
+            # An exception came between; what was read then is still to be parsed.
+            return self.reader.end - self.reader.unread
+        p = self.reader.room(&room)
         if self.tls:
             try:
-                got = self.sock.recv_into(self.inbox)
+                got = self.sock.recv_into(PyMemoryView_FromMemory(p, room, PyBUF_WRITE))
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
                 return LATER
             except BaseException as error:
@@ -392,23 +389,23 @@ cdef class Link:
                 raise
         else:
             while True:
-                if wait:
+                # After a signal `eager` may be 0: to sleep with the GIL held would stop every thread.
+                if wait or eager:
                     # A sleep costs two or three times the round trip to a near server, so an eager wait comes first.
-                    # Not while others wait here as well, nor soon after one that was in vain.
+                    # Not soon after a wait that was in vain, nor where threads meet.
                     began = slotwise_now()
-                    eager = CORES > 1 and self.count <= 1 and not self.patience
+                    if CORES == 1 or self.patience:
+                        eager = 0
                     with nogil:
-                        got = slotwise_recv_soon(fd, p, INBOX, EAGER) if eager else -EAGAIN
-                        if got == -EAGAIN:
-                            got = slotwise_recv(fd, p, INBOX, 1)
-                    if slotwise_now() - began < EAGER:
-                        self.patience = 0
-                    elif eager:
+                        got = slotwise_recv_soon(fd, p, room, eager * 1e-6) if eager else -EAGAIN
+                        if got == -EAGAIN and (wait or not eager):
+                            got = slotwise_recv(fd, p, room, wait)
+                    if eager and slotwise_now() - began >= eager * 1e-6:
                         self.patience = PATIENCE
                     elif self.patience:
                         self.patience -= 1
                 else:
-                    got = slotwise_recv(fd, p, INBOX, 0)
+                    got = slotwise_recv(fd, p, room, False)
                 if got >= 0:
                     break
                 if got == -EAGAIN or got == -EWOULDBLOCK:
@@ -419,7 +416,7 @@ cdef class Link:
                 raise Broken(os.strerror(-got))
         if got == 0:
             raise Broken("the server closed the connection")
-        self.feed(self.inbox, 0, got)
+        self.reader.came(got)
         return got
 
     cdef int torn(self, error) except -1:
@@ -454,41 +451,42 @@ cdef class Link:
 
     cdef int parse(self) except -1:
         """Completes, in order, every waiter whose reply is there."""
-        global _errors_made
         cdef Waiter waiter
         cdef object reply
-        cdef long long before
-        cdef WaiterState state
+        cdef Kind kind
         self.heard = slotwise_now()
         while self.count:
             waiter = <Waiter>self.queue[self.head]
-            before = _errors_made
-            state = DONE
             try:
-                reply = self.gets() if waiter.decode else self.gets(False)
-            except (UnicodeError, LookupError) as error:
-                # The reply is read, only its text is not in the connection's encoding.
-                reply = error
-                state = UNREADABLE
-            if reply is _MORE:
+                reply = self.reader.next(waiter.decode, &kind)
+            except ProtocolError:
+                raise
+            except BaseException:
+                self.fail(ConnectionError("interrupted in the middle of a reply"))
+                raise
+            if kind == NOTHING:
                 return 0
-            if type(reply) is PushNotification:
+            if kind == PUSH:
                 self.pushes.append(reply)
                 continue
             self.head = (self.head + 1) & (self.capacity - 1)
             self.count -= 1
             if waiter.state == WAITING:
                 waiter.reply = reply
-                waiter.errors = _errors_made != before
-                waiter.state = state
+                waiter.state = UNREADABLE if kind == TROUBLE and isinstance(reply, Exception) else DONE
                 waiter.wake()
             Py_DECREF(waiter)
-        # Nothing is in flight: what else has come is for nobody in particular.
+        self.parse_rest()
+        return 0
+
+    cdef int parse_rest(self) except -1:
+        """Nothing is in flight: what else has come is for nobody in particular."""
+        cdef Kind kind
         while True:
-            reply = self.gets()
-            if reply is _MORE:
+            reply = self.reader.next(True, &kind)
+            if kind == NOTHING:
                 return 0
-            if type(reply) is not PushNotification:
+            if kind != PUSH:
                 raise ProtocolError("a reply to no command")
             self.pushes.append(reply)
 
@@ -509,8 +507,7 @@ cdef class Link:
 
     cdef object lost(self, object reason, bint sent, bint timed_out):
         """The failure of a call over this link."""
-        where = f"{self.connection.host}:{self.connection.port}"
-        return LinkFailure(f"{str(reason) or type(reason).__name__} (node {where})", sent=sent, timed_out=timed_out)
+        return LinkFailure(str(reason) or type(reason).__name__, sent=sent, timed_out=timed_out)
 
     cdef int fail(self, object failure) except -1:
         """Closes the link and tells every waiter."""
@@ -541,6 +538,13 @@ cdef class Link:
         if sock is not None:
             self.connection.disconnect()
         return 0
+
+    def is_silent(self):
+        """True when nothing has come since this was last asked, though somebody waited then and waits now."""
+        cdef bint waiting = not self.closed and (self.led or self.count > 0)
+        cdef bint silent = waiting and self.looked == self.heard
+        self.looked = self.heard if waiting else -1
+        return silent
 
     def close(self):
         """Closes the link. Calls under way on other threads end with LinkFailure."""
@@ -574,7 +578,7 @@ cdef class Link:
 
     cdef bint try_lead(self):
         """Takes the lead of an idle link for an exchange."""
-        if self.led or self.closed or self.retired or self.count or self.out.pending():
+        if not self.is_idle():
             return False
         self.led = True
         self.leader = PyThread_get_thread_ident()
@@ -589,7 +593,7 @@ cdef class Link:
         self.led = True
         self.leader = PyThread_get_thread_ident()
         try:
-            while self.wait_for(POLLIN, slotwise_now()) and self.receive_some(False) != LATER:
+            while self.wait_for(POLLIN, slotwise_now()) and self.receive_some(False, 0) != LATER:
                 self.parse()
             self.deliver_pushes()
         except (Broken, ProtocolError) as error:
@@ -611,6 +615,7 @@ cdef object send_and_wait(Link link, Name name, Arg *args, Py_ssize_t n, Py_ssiz
     if link.led and link.leader == PyThread_get_thread_ident():
         raise Reentered()
     if link.led:
+        link.patience = PATIENCE
         mine.gate = PyThread_allocate_lock()
         if mine.gate == NULL:
             raise MemoryError()
@@ -635,307 +640,12 @@ cdef object send_and_wait(Link link, Name name, Arg *args, Py_ssize_t n, Py_ssiz
         link.led = True
         link.lead(mine, 0)
     else:
+        # Its leader sleeps until replies come.
+        link.send_now()
         link.follow(mine, deadline)
+    # The queue may hold a waiter for longer, unseen by the garbage collector; through the traceback of its failure, it
+    # would hold the link, and so itself.
+    reply, mine.reply = mine.reply, None
     if mine.state == DONE:
-        if mine.errors and type(mine.reply) is not ServerError:
-            return Flawed(mine.reply)
-        return mine.reply
-    raise mine.reply
-
-
-@cython.final
-cdef class Flawed:
-    """A reply with an error inside, such as a script's table: the caller's thread makes exceptions of them."""
-
-    def __cinit__(self, reply):
-        self.reply = reply
-
-
-@cython.final
-cdef class Endpoint:
-    """A node at address ``node``: ``opener(endpoint)`` returns its open shared link, ``pool`` has the others."""
-
-    def __cinit__(self, node, pool, opener):
-        self.node = node
-        self.pool = pool
-        self.opener = opener
-
-    cdef Link open(self):
-        cdef Link link = self.link
-        if (
-            link is not None and not link.retired and not link.led and not link.count
-            and slotwise_now() - link.heard > IDLE
-        ):
-            link.poll_pushes()
-        if link is None or link.retired:
-            link = self.opener(self)
-        return link
-
-    def __repr__(self):
-        return f"<Endpoint {self.node!r}>"
-
-
-cdef class Engine:
-    """From a call to its reply: slot, node, bytes, socket, parser.
-
-    ``table`` is the published :class:`SlotTable`; each of its shards is a tuple of endpoints, the primary first.
-    ``encoding`` is None for text arguments in strict UTF-8, else ``(encoding, errors)``.
-    """
-
-    def __cinit__(self, SlotTable table, encoding=None):
-        self.table = table
-        self.encoding = encoding
-
-    cpdef keyed(self, tuple call, Py_ssize_t first_key, bint decode=True):
-        """Sends ``call`` to the primary of its key, ``call[first_key]``.
-
-        Returns the parser's reply: a :class:`ServerError` for an error reply, a :class:`Flawed` for one with errors
-        inside. Raises Uncovered, and what :meth:`Link.execute` raises.
-        """
-        cdef Arg stack[STACK_ARGS]
-        cdef Arg *args = stack
-        cdef Py_ssize_t n = len(call) - 1, size
-        cdef int slot
-        cdef list keep = []
-        cdef object shard
-        cdef Endpoint endpoint
-        cdef Name name = name_of(<object>PyTuple_GET_ITEM(call, 0))
-        if not 0 < first_key <= n:
-            raise IndexError(f"no key at argument {first_key}")
-        if n > STACK_ARGS:
-            args = <Arg*>PyMem_Malloc(n * sizeof(Arg))
-            if args == NULL:
-                raise MemoryError()
-        try:
-            size = scan(call, 1, args, self.encoding, keep)
-            slot = slotwise_key_slot(args[first_key - 1].data, <size_t>args[first_key - 1].size)
-            shard = self.table.shard(slot)
-            if shard is None:
-                raise Uncovered(slot)
-            endpoint = <Endpoint>PyTuple_GET_ITEM(<tuple>shard, 0)
-            return send_and_wait(endpoint.open(), name, args, n, size, decode)
-        finally:
-            if args != stack:
-                PyMem_Free(args)
-
-    def on_endpoint(self, Endpoint endpoint, tuple call, bint decode=True):
-        """Sends ``call`` over the endpoint's shared link and returns the parser's reply, as :meth:`keyed`."""
-        return endpoint.open().call(call, decode, self.encoding)
-
-
-# -- batches ----------------------------------------------------------------------------------------------------------
-
-cdef bytes _ASKING = b"*1\r\n$6\r\nASKING\r\n"
-
-
-@cython.final
-cdef class Job:
-    """One node's part of a batch: the commands ``indices`` of ``batch`` over ``link``.
-
-    ``asking`` puts ASKING before each command and drops its reply. After :func:`exchange`: ``answered`` commands, from
-    the first, have a reply; of the rest, those before ``written`` may have reached the server; ``failure`` says why.
-    """
-    cdef readonly Link link
-    cdef readonly Batch batch
-    cdef readonly list indices
-    cdef readonly bint asking
-    cdef readonly Py_ssize_t written
-    cdef readonly Py_ssize_t answered
-    cdef readonly object failure
-    # Replies to ASKING that are still to be dropped before the next command's own.
-    cdef bint skip
-    # When something last moved.
-    cdef double moved
-
-    def __cinit__(self, Link link not None, Batch batch not None, list indices not None, bint asking=False):
-        self.link = link
-        self.batch = batch
-        self.indices = indices
-        self.asking = asking
-        self.skip = asking
-
-    cdef bint ready(self):
-        return self.failure is not None or self.answered == len(self.indices)
-
-    cdef int fill(self) except -1:
-        """Encodes ahead of the socket, a bounded number of bytes."""
-        cdef SendBuffer out = self.link.out
-        cdef Py_ssize_t n = len(self.indices)
-        while self.written < n and out.pending() < AHEAD:
-            if self.asking:
-                out.reserve(PyBytes_GET_SIZE(_ASKING))
-                out.put(PyBytes_AS_STRING(_ASKING), PyBytes_GET_SIZE(_ASKING))
-            self.batch.copy_to(self.indices[self.written], out)
-            self.written += 1
-        return 0
-
-    cdef int send(self) except -1:
-        self.fill()
-        while self.link.out.pending():
-            if self.link.send_some() == LATER:
-                return 0
-            self.moved = slotwise_now()
-            if not self.link.out.pending():
-                self.fill()
-        return 0
-
-    cdef int take(self, list results, list decode, list troubled) except -1:
-        """Parses what has been read into its places in `results`."""
-        global _errors_made
-        cdef Py_ssize_t n = len(self.indices), index
-        cdef object reply, gets = self.link.gets
-        cdef long long before
-        cdef bint raised
-        while self.answered < n:
-            index = self.indices[self.answered]
-            before = _errors_made
-            raised = False
-            try:
-                if decode is None or decode[index]:
-                    reply = gets()
-                else:
-                    reply = gets(False)
-            except (UnicodeError, LookupError) as error:
-                reply = error
-                raised = True
-            if reply is _MORE:
-                return 0
-            if type(reply) is PushNotification:
-                self.link.pushes.append(reply)
-                continue
-            if self.skip:
-                self.skip = False
-                continue
-            if raised or _errors_made != before:
-                if not raised and type(reply) is not ServerError:
-                    reply = Flawed(reply)
-                troubled.append(index)
-            results[index] = reply
-            self.answered += 1
-            self.skip = self.asking
-        # Pushes may follow the last reply.
-        while True:
-            reply = self.link.gets()
-            if reply is _MORE:
-                return 0
-            if type(reply) is not PushNotification:
-                raise ProtocolError("a reply to no command")
-            self.link.pushes.append(reply)
-
-    cdef int read(self, list results, list decode, list troubled) except -1:
-        """Reads, waiting, until every command has its reply or the link failed."""
-        try:
-            while not self.ready():
-                if self.link.receive_some(True) == LATER:
-                    self.broken(TimeoutError("no reply within the time-out"), True)
-                else:
-                    self.take(results, decode, troubled)
-        except (Broken, ProtocolError) as error:
-            self.broken(error)
-        return 0
-
-    cdef int broken(self, object error, bint timed_out=False) except -1:
-        self.failure = self.link.lost(error, True, timed_out)
-        self.link.fail(error)
-        return 0
-
-
-def exchange(list jobs, list results, list decode=None):
-    """Writes the commands of all jobs and reads their replies, all nodes at once, reading while it writes.
-
-    The links must be idle and nobody else's; one that failed is closed afterwards. ``results[i]`` is set to the reply
-    of command ``i`` of its batch (an exception object for a reply whose text cannot be decoded); returned is a list of
-    the indices whose reply is an error, holds one, or is missing. Failures of a node end its job alone and are told
-    there. Only what a signal handler raises is raised here; links in the middle of a reply are then closed.
-    """
-    cdef list troubled = []
-    cdef Job job
-    cdef Py_ssize_t n = len(jobs), i, active
-    cdef pollfd *fds = <pollfd*>PyMem_Malloc((n + 1) * sizeof(pollfd))
-    cdef int ready, milliseconds
-    cdef double now, left, least
-    cdef bint buffered, writing
-    if fds == NULL:
-        raise MemoryError()
-    for job in jobs:
-        if not job.link.try_lead():
-            PyMem_Free(fds)
-            raise RuntimeError("a batch needs idle links of its own")
-    try:
-        now = slotwise_now()
-        for job in jobs:
-            job.moved = now
-            try:
-                job.send()
-            except Broken as error:
-                job.broken(error)
-        while True:
-            active = 0
-            least = -1
-            buffered = False
-            writing = False
-            now = slotwise_now()
-            for i in range(n):
-                job = jobs[i]
-                fds[i].fd = -1
-                fds[i].revents = 0
-                if job.ready():
-                    continue
-                writing = writing or job.link.tls or job.link.out.pending() > 0
-                if job.link.timeout >= 0:
-                    left = job.moved + job.link.timeout - now
-                    if left <= 0:
-                        job.broken(TimeoutError("no reply within the time-out"), True)
-                        continue
-                    if least < 0 or left < least:
-                        least = left
-                active += 1
-                fds[i].fd = job.link.fd
-                fds[i].events = POLLIN | (POLLOUT if job.link.out.pending() or job.written < len(job.indices) else 0)
-                if job.link.tls and job.link.sock.pending():
-                    buffered = True
-            if not active:
-                break
-            if not writing:
-                # The usual case, and the rest of every other: all is written, so nobody waits for us to read. The
-                # replies of all nodes come while those of the first are read; no poll is needed.
-                for job in jobs:
-                    job.read(results, decode, troubled)
-                break
-            milliseconds = 0 if buffered else -1 if least < 0 else <int>(least * 1e3 + 0.999)
-            # A signal that came since the last poll would not end this one.
-            PyErr_CheckSignals()
-            with nogil:
-                ready = poll(fds, n, milliseconds)
-            if ready < 0:
-                continue
-            for i in range(n):
-                job = jobs[i]
-                if fds[i].fd < 0:
-                    continue
-                try:
-                    if fds[i].revents & ~POLLOUT or (job.link.tls and job.link.sock.pending()):
-                        if job.link.receive_some(False) != LATER:
-                            job.moved = slotwise_now()
-                            job.take(results, decode, troubled)
-                    if fds[i].revents & POLLOUT and not job.ready():
-                        job.send()
-                except (Broken, ProtocolError) as error:
-                    job.broken(error)
-        for job in jobs:
-            job.link.heard = slotwise_now()
-            if job.failure is not None:
-                troubled += job.indices[job.answered :]
-            if not job.link.closed:
-                job.link.deliver_pushes()
-    finally:
-        PyMem_Free(fds)
-        for job in jobs:
-            if job.link.closed:
-                continue
-            if job.answered < len(job.indices):
-                # Left in the middle of a reply: nobody can go on with this stream.
-                job.link.fail(ConnectionError("the batch was interrupted"))
-                continue
-            job.link.hand_over()
-    return troubled
+        return reply
+    raise reply

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/types.h>
@@ -35,15 +36,17 @@ static inline ssize_t slotwise_recv(int fd, char *p, size_t n, int wait)
     return done < 0 ? -(ssize_t)errno : done;
 }
 
-/* Receives, asking again and again for `seconds`. Returns bytes, 0 at the end of the stream, or -errno: -EAGAIN when
- * nothing came. */
+/* Receives, asking again and again for `seconds`, and lets whoever wants this core have it in between: the server may
+ * be waiting for it. Returns bytes, 0 at the end of the stream, or -errno: -EAGAIN when nothing came. */
 static inline ssize_t slotwise_recv_soon(int fd, char *p, size_t n, double seconds)
 {
     double until = slotwise_now() + seconds;
     ssize_t done;
-    do
-        done = slotwise_recv(fd, p, n, 0);
-    while ((done == -EAGAIN || done == -EWOULDBLOCK) && slotwise_now() < until);
+    while ((done = slotwise_recv(fd, p, n, 0)) == -EAGAIN || done == -EWOULDBLOCK) {
+        if (slotwise_now() >= until)
+            break;
+        sched_yield();
+    }
     return done == -EWOULDBLOCK ? -EAGAIN : done;
 }
 

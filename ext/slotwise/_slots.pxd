@@ -27,7 +27,3 @@ cdef class SlotTable:
 
     # The shard that serves a slot, or None. The slot is the caller's to check.
     cdef object shard(self, int slot)
-
-
-# The slot of one key of any type that redis-py accepts as one; text is UTF-8.
-cdef int slot_of(object key) except -1

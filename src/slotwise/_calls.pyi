@@ -5,9 +5,9 @@ from typing import Any, final
 
 from typing_extensions import disjoint_base
 
-from slotwise._aiolink import AsyncEngine
-from slotwise._encoder import Batch
-from slotwise._link import Engine
+from slotwise._aioengine import AsyncEngine
+from slotwise._batch import Queue
+from slotwise._engine import Engine
 from slotwise.routing.plan import Plan
 
 @disjoint_base
@@ -17,40 +17,15 @@ class ClientCalls:
     def _may_batch(self) -> bool: ...
 
 @final
-class Queue:
-    def __new__(cls, encoding: tuple[str, str] | None = None) -> Queue: ...
-    @property
-    def batch(self) -> Batch: ...
-    @property
-    def calls(self) -> list[tuple[Any, ...]]: ...
-    @property
-    def options(self) -> dict[int, dict[str, Any]]: ...
-    @property
-    def shaped(self) -> list[tuple[int, Plan]]: ...
-    def __len__(self) -> int: ...
-    def add(
-        self,
-        call: tuple[Any, ...],
-        options: dict[str, Any],
-        plan: Plan,
-        first_key: int = 0,
-        slot: int | None = None,
-    ) -> None: ...
+class ShortPlans:
+    def __new__(cls, plan: Callable[[str], Plan]) -> ShortPlans: ...
 
 @disjoint_base
-class PipelineCalls:
+class ShortWay:
     _queue: Queue
-    _short_plans: dict[str, Plan] | None
+    _short_plans: ShortPlans | None
 
-def split(
-    queue: Queue,
-    name: str,
-    keys: list[Any],
-    plan: Plan,
-    keyslot: Callable[[Any], int] | None,
-    width: int = 1,
-) -> list[list[int] | int]: ...
-def scatter(positions: list[list[int] | int], found: list[list[Any]], n: int) -> list[Any]: ...
+class PipelineCalls: ...
 
 @final
 class AsyncCalls:

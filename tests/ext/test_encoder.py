@@ -15,7 +15,7 @@ from redis._parsers.encoders import Encoder
 from redis.connection import Connection, HiredisRespSerializer, PythonRespSerializer
 from redis.crc import key_slot as redis_key_slot
 
-from slotwise._encoder import Batch, encode_command, encode_commands
+from slotwise._encoder import Batch, Indices, encode_command, encode_commands
 from slotwise._slots import SlotTable
 
 # From this size on a value is referenced instead of copied, and this many arguments fit on the stack.
@@ -95,6 +95,10 @@ arguments = st.one_of(
     st.integers(),
     st.sampled_from([0, 9, 10, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 10**400, -1]),
     st.floats(),
+    st.builds(
+        lambda digits, decimals: digits / 10**decimals, st.integers(-(10**16), 10**16), st.integers(0, 9)
+    ),
+    st.sampled_from([0.0, -0.0, 1e-3, 9.99e-4, 1e14, 1e15, 1e16, 5e-324, -2.2250738585072014e-308]),
     st.builds(bytearray, st.binary()),
     st.binary().map(memoryview),
     st.builds(lambda value: memoryview(value)[::-2], st.binary()),
@@ -122,7 +126,6 @@ def test_framing(encode: Any) -> None:
 
 
 @one_command
-@settings(deadline=None)
 @given(call=st.one_of(calls, big_calls))
 def test_command_equals_both_packers_of_redis_py(encode: Any, call: tuple[Any, ...]) -> None:
     ours = encode(*call)
@@ -195,7 +198,7 @@ ENCODINGS = [
 
 @one_command
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(call=st.one_of(calls, big_calls), odd=st.text(alphabet="aé\udcff\U0001f600ж"))
 def test_other_encodings(encode: Any, encoding: tuple[str, str], call: tuple[Any, ...], odd: str) -> None:
     call = (*call, odd, Text(odd))
@@ -269,7 +272,6 @@ def test_no_name(encode: Any) -> None:
 # -- batches --------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(calls, big_calls), max_size=20))
 def test_commands_equal_redis_py(commands: list[tuple[Any, ...]]) -> None:
     expected = b"".join(python_packed(*call) for call in commands)
@@ -292,7 +294,10 @@ def test_no_commands() -> None:
     assert batch.by_shard(SlotTable()) == {}
 
 
-@settings(deadline=None)
+def groups(batch: Batch, table: SlotTable) -> dict[int, list[int]]:
+    return {shard: list(members) for shard, members in batch.by_shard(table).items()}
+
+
 @given(st.lists(st.one_of(calls, big_calls), max_size=20), st.data())
 def test_batch_keeps_each_command_and_its_slot(commands: list[tuple[Any, ...]], data: st.DataObject) -> None:
     batch = Batch()
@@ -312,12 +317,24 @@ def python_argument(value: Any) -> bytes:
     return bytes(Encoder("utf-8", "strict", False).encode(value))
 
 
+def test_indices_are_a_sequence() -> None:
+    indices = Indices(i * i for i in range(4))
+    assert (len(indices), list(indices), indices[3], indices[1:3]) == (4, [0, 1, 4, 9], 9, [1, 4])
+    assert repr(indices) == "Indices([0, 1, 4, 9])"
+    assert (list(Indices()), list(Indices(indices))) == ([], [0, 1, 4, 9])
+    for place in (-1, 4):
+        with pytest.raises(IndexError):
+            indices[place]
+    with pytest.raises(TypeError):
+        Indices(["a"])  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize("place", [0, -1, 3, 10**6])
 def test_command_without_a_key_has_no_slot(place: int) -> None:
     batch = Batch()
     assert batch.add(("SET", "k", "v"), place) == -1
     assert batch.slot(0) == -1
-    assert batch.by_shard(SlotTable([(0, 16383, 0)], "a")) == {-1: [0]}
+    assert groups(batch, SlotTable([(0, 16383, 0)], "a")) == {-1: [0]}
 
 
 def test_key_is_hashed_as_it_is_encoded() -> None:
@@ -334,7 +351,6 @@ def test_big_batch() -> None:
     assert encode_commands(commands) == b"".join(python_packed(*call) for call in commands)
 
 
-@settings(deadline=None)
 @given(
     slots=st.lists(st.integers(-1, 16383), max_size=200),
     bounds=st.lists(st.integers(0, 16383), min_size=2, max_size=6),
@@ -351,7 +367,7 @@ def test_batch_by_shard(slots: list[int], bounds: list[int]) -> None:
         assert batch.slot(index) == slot
         owner = None if slot < 0 else table.index(slot)
         expected.setdefault(-1 if owner is None else owner, []).append(index)
-    assert batch.by_shard(table) == expected
+    assert groups(batch, table) == expected
 
 
 @pytest.mark.parametrize("slot", [-2, 16384, 0xFFFF])
@@ -393,7 +409,6 @@ BAD_CALLS: list[tuple[Any, ...]] = [
 ]
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.one_of(st.tuples(st.just(True), big_calls), st.tuples(st.just(False), st.sampled_from(BAD_CALLS)))
@@ -411,7 +426,7 @@ def test_failed_commands_leave_the_batch_as_it_was(steps: list[tuple[bool, tuple
                 batch.add(call, 1)
             assert len(batch) == before
     assert [batch.encoded(i) for i in range(len(batch))] == [python_packed(*call) for call in good]
-    assert batch.by_shard(SlotTable()) == ({-1: list(range(len(good)))} if good else {})
+    assert groups(batch, SlotTable()) == ({-1: list(range(len(good)))} if good else {})
 
 
 class Interrupted(int):

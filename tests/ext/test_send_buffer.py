@@ -4,13 +4,15 @@ import random
 import socket
 import sys
 import threading
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from slotwise._encoder import Batch, encode_commands
-from slotwise._link import Job, Link, exchange
+from slotwise._batch import Job, exchange
+from slotwise._encoder import Batch, Indices, encode_commands
+from slotwise._link import Link
 
 
 class SlowReader(threading.Thread):
@@ -52,7 +54,7 @@ def test_stream_of_all_sizes(sizes: list[int], rounds: int) -> None:
         link = Link(SimpleNamespace(_sock=ours, disconnect=ours.close), 30.0)
         indices = list(range(len(commands))) * rounds
         results: list[Any] = [None] * len(commands)
-        assert exchange([Job(link, batch, indices)], results) == []
+        assert exchange([Job(link, batch, Indices(indices))], results) == []
         theirs.shutdown(socket.SHUT_WR)
         reader.join(30)
         assert reader.received == expected
@@ -61,3 +63,34 @@ def test_stream_of_all_sizes(sizes: list[int], rounds: int) -> None:
     # What the kernel took is let go; only the batch and its commands held on.
     del batch, commands, command
     assert [sys.getrefcount(value) for value in values] == alone
+
+
+@pytest.mark.parametrize(("size", "count"), [(16_000, 4_000), (16_384, 60_000)], ids=["owned", "borrowed"])
+def test_memory_of_a_spike_is_given_back(size: int, count: int) -> None:
+    """One command with so many values that it cannot be sent in pieces smaller than itself."""
+    command = ("RPUSH", "key", *[b"x" * size] * count)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        link = Link(SimpleNamespace(_sock=ours, disconnect=ours.close), 30.0)
+
+        def answer() -> None:
+            while left := expected - received[0]:
+                received[0] += theirs.recv_into(scratch, min(left, len(scratch)))
+            theirs.sendall(b":1\r\n")
+
+        expected = sum(len(str(len(value))) + len(value) + 5 for value in command) + len(
+            f"*{len(command)}\r\n"
+        )
+        received, scratch = [0], bytearray(1 << 20)
+        reader = threading.Thread(target=answer)
+        reader.start()
+        tracemalloc.start()
+        try:
+            assert link.execute(command) == 1
+            reader.join(30)
+            now, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak > 2_000_000, "there was a spike"
+        assert now < 500_000
+        link.close()

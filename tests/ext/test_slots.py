@@ -119,7 +119,6 @@ def test_text_that_utf8_cannot_hold_is_refused() -> None:
     assert ours.value.args == pythons.value.args
 
 
-@settings(deadline=None)
 @given(braced_keys)
 def test_binary_key_equals_redis_py(key: bytes) -> None:
     slot = redis_key_slot(key)
@@ -128,13 +127,11 @@ def test_binary_key_equals_redis_py(key: bytes) -> None:
     assert key_slot(memoryview(key)) == slot
 
 
-@settings(deadline=None)
 @given(st.one_of(st.text(), st.text(alphabet="{}é\x00a")))
 def test_text_key_equals_redis_py(key: str) -> None:
     assert key_slot(key) == redis_key_slot(key.encode())
 
 
-@settings(deadline=None)
 @given(st.one_of(st.integers(), st.floats()))
 def test_number_key_equals_redis_py(key: int | float) -> None:
     assert key_slot(key) == redis_key_slot(repr(key).encode())
@@ -190,7 +187,6 @@ def test_batch_is_what_the_list_was_when_it_was_given() -> None:
     assert key_slots(keys).tolist() == [15495, 3300, 0x31C3]
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(braced_keys, st.text(alphabet="{}ab"), st.integers(), st.floats())))
 def test_batch_equals_one_by_one(keys: list[bytes | str | int | float]) -> None:
     assert key_slots(keys).tolist() == [key_slot(key) for key in keys]
@@ -312,7 +308,7 @@ def test_look_up_of_a_slot_that_does_not_exist(slot: int) -> None:
             look_up(slot)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     spans=st.lists(
         st.tuples(st.integers(0, SLOTS - 1), st.integers(0, SLOTS - 1), st.integers(0, 4)), max_size=8
