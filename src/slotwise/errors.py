@@ -1,4 +1,4 @@
-"""The exceptions of slotwise: redis-py's own classes, and four of ours where redis-py's say too little.
+"""The exceptions of slotwise: redis-py's own classes, and a few of ours where redis-py's say too little.
 
 Code written for redis-py keeps working: every exception of slotwise is one of redis-py's classes or derives
 from one that redis-py raises in the same place.
@@ -10,7 +10,8 @@ from one that redis-py raises in the same place.
     │   │   ├── BusyLoadingError
     │   │   ├── MaxConnectionsError
     │   │   ├── NotSentError                    (ours) surely not executed: it never left the client
-    │   │   │   └── ClosedClientError           (ours) because the client was closed
+    │   │   │   ├── ClosedClientError           (ours) because the client was closed
+    │   │   │   └── NodeUnavailableError        (ours) because its node has not answered lately
     │   │   └── UnknownOutcomeError             (ours) sent, and the reply never came
     │   │       └── UnknownOutcomeTimeoutError  (ours) ... within the time-out; a TimeoutError as well
     │   ├── TimeoutError
@@ -41,6 +42,7 @@ from one that redis-py raises in the same place.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from redis._parsers.base import BaseParser
 from redis.exceptions import (
@@ -111,6 +113,7 @@ __all__ = [
     "NoPermissionError",
     "NoScriptError",
     "NoSuchFieldsetError",
+    "NodeUnavailableError",
     "NotSentError",
     "OutOfMemoryError",
     "PubSubError",
@@ -153,6 +156,20 @@ class ClosedClientError(NotSentError):
         super().__init__(message)
 
 
+class NodeUnavailableError(NotSentError):
+    """The node did not answer the last calls, so this one was not sent to it: its circuit breaker is open.
+
+    ``retry_in``: seconds until one call is let through, to see whether the node is back.
+    """
+
+    sent = False
+    """As `slotwise._link.LinkFailure` has it: nothing has left the client."""
+
+    def __init__(self, message: str, retry_in: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_in = retry_in
+
+
 class CommandRefusedError(DataError, RedisClusterException, ValueError):
     """The command was not sent, because it could not work as it was called; the message names the fix.
 
@@ -174,3 +191,9 @@ def parse_error(text: str) -> Exception:
         return _parse(text)
     except ValueError:
         return ResponseError(text)
+
+
+def with_our_errors(connection: Any) -> Any:
+    """One of redis-py's connections that is not open yet, made to take what it raises from `parse_error`."""
+    connection._parser.parse_error = parse_error
+    return connection

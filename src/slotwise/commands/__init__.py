@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from slotwise.commands import movable, table
 
-__all__ = ["COMMANDS", "Command", "Own", "find", "keys_of", "own_of"]
+__all__ = ["COMMANDS", "Command", "Own", "find", "keys_of", "own_of", "shown"]
 
 FindKeys = Callable[[Sequence[object]], Sequence[int]]
 
@@ -64,7 +64,8 @@ class Command:
     """How it shares a connection; `own_of` knows the cases that depend on the arguments."""
 
     repeatable: bool
-    """Safe to execute twice: neither data nor reply differ in meaning from executing it once."""
+    """Safe to execute twice: it changes nothing that others could miss or find, so nobody can tell that it happened
+    twice, and the second reply is as right as the first. No write of a key is, not even one that does the same twice."""
 
     refusal: str
     """Why the command is refused and what to use instead; "" when it is not."""
@@ -113,6 +114,20 @@ def _keyless_prefix(words: list[str]) -> tuple[Command, int] | None:
         if command is not None:
             return None if command.first_key or command.find_keys else (command, 1)
     return None
+
+
+def shown(name: object) -> str:
+    """What messages and metrics say of a call whose first element is ``name``: of a whole command in one string
+    ("AUTH password") the words of the name only.
+    """
+    text = (
+        bytes(name).decode(errors="replace")
+        if isinstance(name, (bytes, bytearray, memoryview))
+        else str(name)
+    )
+    words = text.split(maxsplit=2)
+    known = " ".join(words[:2])
+    return known if known.upper() in COMMANDS else "".join(words[:1])
 
 
 def own_of(command: Command, args: Sequence[object]) -> Own:

@@ -138,6 +138,7 @@ def _counted(args: Sequence[object], count_at: int, step: int = 1) -> range:
 def refused(args: Sequence[object], why: str) -> Exception:
     """The error for arguments whose keys cannot be told."""
     # Imported when needed only: these modules stay light for who imports them alone.
+    from slotwise.commands import shown
     from slotwise.errors import CommandRefusedError
 
-    return CommandRefusedError(f"{word(args[0])} was not sent: {why}")
+    return CommandRefusedError(f"{shown(args[0]).upper()} was not sent: {why}")

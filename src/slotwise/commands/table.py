@@ -206,13 +206,15 @@ REFUSED: tuple[tuple[str, str], ...] = (
     ("servers close a connection that speaks HTTP; it is no command", "HOST: POST"),
 )
 
-# Commands without the readonly flag that are safe to execute twice: they only look, or they set what is set
-# already (SCRIPT LOAD is addressed by content; the others set a property of the connection).
+# Commands without the readonly flag that are safe to execute twice. The rule, of which docs/retries.md has the reasons:
+# safe is what changes nothing that anybody else could miss or find. That the second execution does the same as the first
+# is not enough, so writes of keys are never here, not even SET, DEL or EXPIRE: between the two another client may have
+# written, had its acknowledgement, and have it undone by the second.
 #
-# Writes of keys are never here, not even SET: between the two executions another client may have written,
-# and the second would undo that.
+# These only look, but for a few: SCRIPT LOAD puts something into a cache, where it is found by its content, and CLIENT
+# NO-EVICT, NO-TOUCH, SETINFO, SETNAME and READONLY set a property of the very connection that they are sent over.
 REPEATABLE = """
-    ACL|CAT ACL|DRYRUN ACL|GETUSER ACL|HELP ACL|LIST ACL|USERS ACL|WHOAMI
+    ACL|CAT ACL|DRYRUN ACL|GENPASS ACL|GETUSER ACL|HELP ACL|LIST ACL|USERS ACL|WHOAMI
     BACKUP|HELP BACKUP|LIST BACKUP|STATUS
     CLIENT|GETNAME CLIENT|GETREDIR CLIENT|HELP CLIENT|ID CLIENT|INFO CLIENT|LIST CLIENT|NO-EVICT
     CLIENT|NO-TOUCH CLIENT|SETINFO CLIENT|SETNAME CLIENT|TRACKINGINFO
@@ -230,8 +232,8 @@ REPEATABLE = """
     TIME XGROUP|HELP XINFO|HELP
 """
 
-# Commands that servers flag readonly although a second execution differs: it moves or opens a cursor,
-# reorganises a filter, or configures a module.
+# Commands that servers flag readonly although they change something: they move or open a cursor, reorganise a filter, or
+# configure a module.
 NOT_REPEATABLE = """
     CF.COMPACT FT.AGGREGATE FT.CONFIG FT.CURSOR FT.CURSOR|DEL FT.CURSOR|GC FT.CURSOR|READ FT.HYBRID
     FT.PROFILE SEARCH.CLUSTERREFRESH SEARCH.CLUSTERSET TIMESERIES.CLUSTERSET TIMESERIES.REFRESHCLUSTER

@@ -1,16 +1,74 @@
-"""What to do with the commands of a batch that have no plain reply: one decision for both shells."""
+"""Where the commands of a batch go, and what to do with those that got no plain reply: decided for both shells."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from slotwise._link import Flawed, ServerError
-from slotwise.errors import ClusterError, parse_error
-from slotwise.routing.conversation import failed
-from slotwise.routing.redirects import Step, after_error, after_failure
+from slotwise._encoder import Batch, Indices
+from slotwise._reply import Flawed, ServerError
+from slotwise._slots import SlotTable
+from slotwise.errors import ClusterError, SlotNotCoveredError, parse_error
+from slotwise.routing.conversation import after_loss, is_mere_loss
+from slotwise.routing.redirects import RetryWrites, Step, after_error
 from slotwise.routing.topology import Address, Remap
+
+
+def parts_of(
+    batch: Batch, table: SlotTable, pinned: Mapping[int, Any], indices: Iterable[int] | None = None
+) -> tuple[list[tuple[Any, Indices]], dict[int, Exception]]:
+    """The commands ``indices`` of ``batch``, by default all, by the endpoint that each goes to: the one it is pinned to,
+    else the primary of its slot. And those whose slot nobody serves."""
+    if indices is None:
+        if not pinned:
+            groups = batch.by_shard(table)
+            nobodys = groups.pop(-1, ())
+            parts = [(table.shards[shard][0], members) for shard, members in groups.items()]
+            return parts, {index: _uncovered(batch.slot(index)) for index in nobodys}
+        indices = range(len(batch))
+    lists: dict[Any, list[int]] = {}
+    failures: dict[int, Exception] = {}
+    for index in indices:
+        endpoint = pinned.get(index)
+        if endpoint is None:
+            slot = batch.slot(index)
+            shard = table[slot] if slot >= 0 else None
+            if shard is None:
+                failures[index] = _uncovered(slot)
+                continue
+            endpoint = shard[0]
+        lists.setdefault(endpoint, []).append(index)
+    return [(endpoint, Indices(members)) for endpoint, members in lists.items()], failures
+
+
+def choose_reads(
+    batch: Batch,
+    table: SlotTable,
+    reads: Mapping[int, Address | None],
+    choose: Callable[[Sequence[Any], int, Address | None], Any],
+    *,
+    own_writes: bool,
+) -> dict[int, Any]:
+    """The endpoints that answer the commands ``reads`` of ``batch``, by ``choose(shard, slot, failed)``; each with the
+    node that has failed to, if there is one.
+
+    ``own_writes``: they are to find what the batch itself has written before them, which their primaries have.
+    """
+    chosen: dict[int, Any] = {}
+    written: set[int] = set()
+    for index in range(len(batch)) if own_writes else reads:
+        slot = batch.slot(index)
+        if index not in reads:
+            written.add(slot)
+        elif slot >= 0 and slot not in written and (shard := table[slot]) is not None:
+            chosen[index] = choose(shard, slot, reads[index])
+    return chosen
+
+
+def _uncovered(slot: int) -> SlotNotCoveredError:
+    return SlotNotCoveredError(f'Slot "{slot}" not covered by the cluster.')
 
 
 @dataclass(slots=True)
@@ -32,8 +90,14 @@ class Verdict:
     moved: dict[int, Address] = field(default_factory=dict)
     """Slots that have moved, and where to."""
 
+    reconnect: set[Address] = field(default_factory=set)
+    """Nodes that named themselves: another server has their address by now, and connections lead to the old one."""
+
+    pause: float | None = None
+    """Seconds to wait first, because somebody failed."""
+
     refresh: bool = False
-    """The topology is to be asked for first, after a pause."""
+    """And for the topology. False where connections were lost, for the first time: new ones may do."""
 
     wait: bool = False
     """A slot's keys are on their way: a short pause first."""
@@ -48,13 +112,21 @@ def judge(
     repeatable: Callable[[int], bool],
     remap: Remap | None,
     redirects_left: bool,
-    failures_left: bool,
+    next_pause: Callable[[], float | None],
+    first_failure: bool,
+    closed: bool = False,
+    retry_writes: RetryWrites = "safe",
+    may_repeat: Callable[[], bool] = lambda: True,
 ) -> Verdict:
     """Sorts the ``troubled`` commands; what was answered plainly is never among them, so it is never sent again.
 
-    ``asked(i)`` is the node that command i went to, ``repeatable(i)`` whether it may be executed twice.
+    ``asked(i)`` is the node that command i went to, ``repeatable(i)`` whether it may be executed twice. Of these two each is
+    asked once at the most: ``next_pause()``, the seconds to wait before what failed goes again, None when it does not; and
+    ``may_repeat()``, the retry budget, for all that may have been executed and go again: it counts a batch as one call. It is
+    not asked when connections were lost for the first time.
     """
     verdict = Verdict()
+    next_pause, may_repeat = functools.cache(next_pause), functools.cache(may_repeat)
     for index in troubled:
         reply = results[index]
         if type(reply) is Flawed:
@@ -67,8 +139,8 @@ def judge(
             if step.step is Step.GIVE_UP:
                 verdict.errors[index] = parse_error(reply.text)
             elif step.step is Step.REFRESH:
-                if failures_left:
-                    verdict.refresh = True
+                if next_pause() is not None:
+                    verdict.pause, verdict.refresh = next_pause(), True
                     verdict.again.append(index)
                 else:
                     verdict.errors[index] = parse_error(reply.text)
@@ -82,13 +154,24 @@ def judge(
                 if step.step is Step.GO:
                     assert step.address is not None
                     verdict.moved[step.slot] = step.address
+                    if step.address == where:
+                        verdict.reconnect.add(step.address)
                 verdict.again.append(index)
         else:
-            failure = failures[index]
-            step = after_failure(sent=getattr(failure, "sent", False), repeatable=repeatable(index))
-            if step.step is Step.GIVE_UP or not failures_left:
-                verdict.errors[index] = failed(failure, asked(index))
+            first_loss = first_failure and is_mere_loss(failures[index])
+            error = after_loss(
+                failures[index],
+                asked(index),
+                repeatable=repeatable(index),
+                closed=closed,
+                left=next_pause() is not None,
+                retry_writes=retry_writes,
+                may_repeat=(lambda: True) if first_loss else may_repeat,
+            )
+            if error is not None:
+                verdict.errors[index] = error
             else:
-                verdict.refresh = True
+                verdict.pause = next_pause()
+                verdict.refresh = verdict.refresh or not first_loss
                 verdict.again.append(index)
     return verdict

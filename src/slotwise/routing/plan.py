@@ -11,8 +11,12 @@ from slotwise.commands import Command, Own, find, own_of
 
 Callback = Callable[..., Any]
 
+# Change what they do not name.
+_FLUSHES = frozenset({"FLUSHALL", "FLUSHDB"})
 # No keys at the server, but redis-py sends them where their first argument would be a key.
 _BY_CHANNEL = frozenset({"PUBLISH"})
+# Needs the connection to know its fieldset.
+_BY_FIELDSET = frozenset({"HIMPORT SET"})
 
 
 class Plan(NamedTuple):
@@ -44,6 +48,7 @@ def plan_of(name: str, callback: Callback | None, *, flagged: bool) -> Plan:
         not flagged
         and words == 1
         and command.find_keys is None
+        and command.name not in _BY_FIELDSET
         and command.own is Own.SHARED
         and command.first_key > 0
         and command.last_key == command.first_key
@@ -62,3 +67,11 @@ def keys_in(args: Sequence[Any]) -> list[Any] | None:
         return list(args[words : words + 1])
     joined = args if words == 1 else (command.name, *args[words:])
     return [joined[i] for i in command.key_indices(joined)]
+
+
+def changed_by(args: Sequence[Any]) -> Sequence[Any] | None:
+    """The keys whose values a call may change; None: any."""
+    found = find(args)
+    if found is None or found[0].readonly:
+        return ()
+    return None if found[0].name in _FLUSHES else keys_in(args)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal, TypeAlias
 
+from slotwise.errors import AskError, MovedError, TryAgainError
 from slotwise.routing.topology import SLOTS, Address, Remap, resolve
 
+# Seconds within which a node that names itself in MOVED is not connected to anew once more.
+RECONNECT_INTERVAL = 1.0
 # MOVED and ASK replies that one call follows before it gives up; redis-py's RedisClusterRequestTTL.
 REDIRECTS_MAX = 16
+
+# What becomes of commands that are not safe to repeat when nobody knows whether they were executed.
+RetryWrites: TypeAlias = Literal["safe", "always"]
 
 
 class Step(Enum):
@@ -52,23 +59,37 @@ def after_error(text: str, asked: str, remap: Remap | None = None) -> Next:
     """The step after the error reply ``text`` of the node at host ``asked``.
 
     ``MOVED 3999 127.0.0.1:6381`` and ``ASK 3999 127.0.0.1:6381`` name the slot and where to go; an empty host is the
-    one that was asked. None of these commands was executed, so sending it again is always safe.
+    one that was asked. None of these commands was executed, so sending it again is always safe. One that names no slot
+    or no address gives up: to follow it would be to guess.
     """
     code, _, rest = text.partition(" ")
     if code in ("MOVED", "ASK"):
         slot, _, endpoint = rest.partition(" ")
         host, _, port = endpoint.rpartition(":")
-        if not (slot.isdecimal() and int(slot) < SLOTS and port.isdecimal()):
+        try:
+            if not (slot.isdecimal() and int(slot) < SLOTS and port.isdecimal()):
+                return _GIVE_UP
+            address = resolve(host.strip("[]"), port, asked, remap)
+        except ValueError:
             return _GIVE_UP
-        address = resolve(host.strip("[]"), port, asked, remap)
         return Next(Step.GO if code == "MOVED" else Step.ASK, int(slot), address)
     return _BY_CODE.get(code, _GIVE_UP)
 
 
-def after_failure(*, sent: bool, repeatable: bool) -> Next:
+def after_exception(error: Exception, asked: str, remap: Remap | None = None) -> Next:
+    """`after_error` for transactions, in which redis-py has made an exception of the reply: GIVE_UP for any other."""
+    if isinstance(error, AskError):
+        code = "MOVED" if isinstance(error, MovedError) else "ASK"
+        return after_error(f"{code} {error.slot_id} {error.host}:{error.port}", asked, remap)
+    return Next(Step.WAIT) if isinstance(error, TryAgainError) else _GIVE_UP
+
+
+def after_failure(*, sent: bool, repeatable: bool, retry_writes: RetryWrites = "safe") -> Next:
     """The step after a lost connection or a time-out.
 
     What surely never left this process goes again, and so does what may be executed twice; of the rest nobody knows
-    whether it was applied, and a silent second execution is worse than an error.
+    whether it was applied, and a silent second execution is worse than an error, unless the user said "always".
     """
-    return _GIVE_UP if sent and not repeatable else Next(Step.REFRESH)
+    if not sent or repeatable or retry_writes == "always":
+        return Next(Step.REFRESH)
+    return _GIVE_UP
