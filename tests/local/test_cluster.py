@@ -3,6 +3,7 @@
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -142,6 +143,27 @@ def test_failover_does_not_wait_for_a_dead_primary(faulty_cluster: LocalCluster)
     assert replica in faulty_cluster.primaries
 
 
+def test_a_failover_that_came_to_nothing_is_asked_for_again(
+    faulty_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers forget one for which they did not get the votes in time; this one is lost before it gets there."""
+    monkeypatch.setattr("slotwise.local.cluster._FAILOVER_GIVEN_UP", 0.1)
+    lost = []
+    call = LocalNode.call
+
+    def losing_the_first(node: LocalNode, *command: Any) -> Any:
+        if command[:2] == ("CLUSTER", "FAILOVER") and not lost:
+            lost.append(command)
+            return "OK"
+        return call(node, *command)
+
+    monkeypatch.setattr(LocalNode, "call", losing_the_first)
+    replica = faulty_cluster.replicas[0]
+    faulty_cluster.failover(replica)
+    assert lost
+    assert replica in faulty_cluster.primaries
+
+
 def test_failover_of_a_primary_is_refused(faulty_cluster: LocalCluster) -> None:
     with pytest.raises(ResponseError):
         faulty_cluster.failover(faulty_cluster.primaries[0])
@@ -211,6 +233,41 @@ def test_heal_closes_what_was_left_open(faulty_cluster: LocalCluster) -> None:
     assert read_view(source)[source.id].open_slots == set()
     assert read_view(target)[target.id].open_slots == set()
     assert faulty_cluster.owner_of(slot) is source
+
+
+def test_tls_and_a_user(server: ServerBinary) -> None:
+    """redis-py goes by the URL and the keywords; without a certificate or with the default user nobody gets in."""
+    if not server.has_tls:
+        with pytest.raises(ServerStartError, match="was built without TLS"):
+            LocalCluster(tls=True, server=server.command).start()
+        return
+    with LocalCluster(
+        1, 1, server=server.command, tls=True, username="app", password='p@ss "w\\ord" é'
+    ) as cluster:
+        options = cluster.client_options
+        for client in (
+            redis.RedisCluster.from_url(cluster.url),
+            redis.RedisCluster(startup_nodes=cluster.startup_nodes, **options),
+        ):
+            assert client.acl_whoami() == "app"
+            client.close()
+        cluster.failover(cluster.replicas[0])
+        node = cluster.nodes[0]
+        uncertified = {k: v for k, v in options.items() if k not in ("ssl_certfile", "ssl_keyfile")}
+        unnamed = {k: v for k, v in options.items() if k not in ("username", "password")}
+        plain = {k: v for k, v in options.items() if not k.startswith("ssl")}
+        for less in (uncertified, unnamed, plain):
+            with redis.Redis(node.host, node.port, **less) as client, pytest.raises(redis.RedisError):
+                client.ping()
+        folder = cluster.folder
+    assert folder is not None
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("options", [{"username": "app"}, {"username": "two words", "password": "x"}])
+def test_a_user_is_one_word_and_has_a_password(server: ServerBinary, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="username"):
+        LocalCluster(server=server.command, **options)
 
 
 def test_password_and_config_reach_every_node(server: ServerBinary) -> None:

@@ -44,6 +44,11 @@ class ServerBinary:
     def version_info(self) -> tuple[int, ...]:
         return tuple(int(part) for part in re.findall(r"\d+", self.version)[:3])
 
+    @property
+    def has_tls(self) -> bool:
+        """Whether the server was built with TLS."""
+        return _has_tls(self.command)
+
     def path_inside(self, path: Path) -> str:
         """`path` as the server sees it.
 
@@ -102,3 +107,11 @@ def _identify(command: tuple[str, ...]) -> ServerBinary:
             f"{shlex.join(command)} is no Redis or Valkey server, --version says: {said}"
         )
     return ServerBinary(command, found[1].lower(), found[2])
+
+
+@lru_cache
+def _has_tls(command: tuple[str, ...]) -> bool:
+    # With TLS it misses a certificate, without TLS it does not know the word; either ends it at once.
+    asked = [*command, "--port", "0", "--tls-port", "1"]
+    run = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+    return "Bad directive" not in run.stdout + run.stderr

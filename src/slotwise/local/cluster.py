@@ -1,22 +1,28 @@
 """A real cluster on this machine."""
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from redis.exceptions import ResponseError
 
 from slotwise.local.config import Value
 from slotwise.local.errors import LocalError, NotReadyError
 from slotwise.local.formation import form_cluster
 from slotwise.local.node import LocalNode, Role
 from slotwise.local.servers import Servers
-from slotwise.local.slots import SlotMove
+from slotwise.local.slots import AtomicMove, SlotMove, moves_atomically
 from slotwise.local.view import read_view, what_is_missing
 
 if TYPE_CHECKING:
     from redis.cluster import ClusterNode
 
 _POLL = 0.02
+# Seconds after which a replica has forgotten a manual failover that did not come about, because a primary was busy or
+# refused its vote; the servers' own limit is 5.
+_FAILOVER_GIVEN_UP = 6.0
 
 
 class LocalCluster(Servers):
@@ -34,6 +40,8 @@ class LocalCluster(Servers):
     `server` is described at `find_server`. `node_timeout_ms` is the servers'
     cluster-node-timeout: how long a silent node counts as alive. `config` adds lines to the
     configuration of all nodes (a sequence makes several lines, a bool yes or no).
+    `username`, `password` and `tls` ask for credentials and certificates; `url` carries what a
+    client needs of them. See `Servers`.
     `directory`, `port` (the first of consecutive ones) and `ready_within` (seconds) have
     defaults that suit tests.
     """
@@ -46,7 +54,9 @@ class LocalCluster(Servers):
         server: str | Path | Sequence[str] | None = None,
         directory: str | Path | None = None,
         port: int | None = None,
+        username: str | None = None,
         password: str | None = None,
+        tls: bool = False,
         config: Mapping[str, Value] | None = None,
         node_timeout_ms: int = 2000,
         ready_within: float = 30.0,
@@ -60,7 +70,9 @@ class LocalCluster(Servers):
             server=server,
             directory=directory,
             port=port,
+            username=username,
             password=password,
+            tls=tls,
             config=config,
         )
         self._primaries = primaries
@@ -126,10 +138,17 @@ class LocalCluster(Servers):
         primary_id = read_view(replica)[replica.id].primary_id
         hand_over = any(node.id == primary_id for node in self.running)
         deadline = time.monotonic() + timeout
-        replica.call("CLUSTER", "FAILOVER", *(() if hand_over else ("FORCE",)))
+        command = ("CLUSTER", "FAILOVER", *(() if hand_over else ("FORCE",)))
+        replica.call(*command)
+        ask_again = time.monotonic() + _FAILOVER_GIVEN_UP
         while replica.call("ROLE")[0] != "master":
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline:
                 raise NotReadyError(f"replica {replica.port} was not promoted within {timeout:g} s")
+            if now > ask_again:
+                ask_again = now + _FAILOVER_GIVEN_UP
+                with contextlib.suppress(ResponseError):  # it was promoted just now
+                    replica.call(*command)
             time.sleep(_POLL)
         # A node that wins twice within seconds is promoted on the votes, and with the epoch, of
         # its earlier election (seen in Redis 7.0): nobody believes it without a newer epoch.
@@ -140,15 +159,24 @@ class LocalCluster(Servers):
         """A move that has not begun, to take step by step."""
         return SlotMove(self.running, slots, to_node)
 
-    def move_slots(self, slots: Iterable[int], to_node: LocalNode) -> int:
+    def move_slots(self, slots: Iterable[int], to_node: LocalNode, *, atomic: bool = False) -> int:
         """Move slots with their keys to another primary; returns the number of keys.
 
-        Returns when all nodes agree on the new owner.
+        Key by key, or with `atomic` all at once, which only Valkey 9 and later can: ValueError
+        of others. Returns when all nodes agree on the new owner.
         """
-        move = self.slot_move(slots, to_node)
-        move.open()
-        keys = move.move_keys()
-        move.close()
+        if atomic:
+            if not moves_atomically(to_node):
+                raise ValueError(
+                    f"{self.server_name} {self.server_version} moves slots key by key only; "
+                    "atomic=True needs Valkey 9 or later"
+                )
+            keys = AtomicMove(self.running, slots, to_node).run()
+        else:
+            move = self.slot_move(slots, to_node)
+            move.open()
+            keys = move.move_keys()
+            move.close()
         self.wait_ready()
         return keys
 

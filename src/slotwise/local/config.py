@@ -34,12 +34,26 @@ def write_config(
     }
     if binary.version_info >= (7, 0):
         settings["enable-debug-command"] = "local"
-    if node.password is not None:
+    if node.username is not None:
+        assert node.password is not None
+        rules = f"{node.username} on {quoted('>' + node.password)} ~* &* +@all"
+        settings["user"] = ["default off", rules]
+        settings["masteruser"] = node.username
+        settings["masterauth"] = quoted(node.password)
+    elif node.password is not None:
         settings["requirepass"] = settings["masterauth"] = quoted(node.password)
+    if node.tls is not None:
+        settings["port"], settings["tls-port"] = 0, node.port
+        settings["tls-cert-file"] = binary.path_inside(node.tls.node.file)
+        settings["tls-key-file"] = binary.path_inside(node.tls.node.key)
+        settings["tls-ca-cert-file"] = binary.path_inside(node.tls.authority.certificate.file)
+        settings["tls-replication"] = True
     if node_timeout_ms is not None:
         settings["cluster-enabled"] = True
         settings["cluster-config-file"] = "nodes.conf"
         settings["cluster-node-timeout"] = node_timeout_ms
+        if node.tls is not None:
+            settings["tls-cluster"] = True
         # Replicas stay with the primary they were given: a test relies on its layout.
         settings["cluster-migration-barrier"] = 999
     path = node.folder / "server.conf"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+from slotwise.local.certificates import Tls
 from slotwise.local.wire import Argument, Wire
 
 HOST = "127.0.0.1"
@@ -24,12 +25,18 @@ class LocalNode:
     #: Where its configuration, its log and its nodes.conf lie.
     folder: Path
     password: str | None = field(default=None, repr=False)
+    #: The ACL user that the password is of; None for the default one.
+    username: str | None = None
+    #: None: plain TCP.
+    tls: Tls | None = None
     host: str = HOST
     #: The node's id in its cluster; empty for a standalone server.
     id: str = ""
     #: The process id of the latest start; 0 before the first.
     pid: int = 0
     state: Literal["running", "paused", "stopped"] = "stopped"
+    #: More lines of its configuration, which count from its next start on.
+    config: dict[str, str | int] = field(default_factory=dict)
 
     @property
     def running(self) -> bool:
@@ -41,9 +48,20 @@ class LocalNode:
 
     @property
     def url(self) -> str:
-        """Such as ``redis://127.0.0.1:7000``, with the password if there is one."""
+        """Such as ``redis://127.0.0.1:7000``, with all that a client needs: user, password, certificates."""
         secret = f":{quote(self.password, safe='')}@" if self.password is not None else ""
-        return f"redis://{secret}{self.host}:{self.port}"
+        place = f"{quote(self.username or '', safe='')}{secret}{self.host}:{self.port}"
+        return f"redis://{place}" if self.tls is None else f"rediss://{place}{self.tls.query}"
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """Keywords of a client beside host and port: what it needs of user, password and certificates."""
+        options: dict[str, Any] = {}
+        if self.password is not None:
+            options |= {"username": self.username, "password": self.password}
+        if self.tls is not None:
+            options |= {"ssl": True, **self.tls.options}
+        return options
 
     @property
     def log(self) -> Path:
@@ -51,7 +69,8 @@ class LocalNode:
 
     def connect(self, timeout: float = 5.0) -> Wire:
         """A plain connection to this node, for several commands. `timeout` in seconds."""
-        return Wire(self.host, self.port, self.password, timeout)
+        context = self.tls.context() if self.tls is not None else None
+        return Wire(self.host, self.port, self.username, self.password, context, timeout)
 
     def call(self, *command: Argument) -> Any:
         """The reply of this node to one command, over a connection of its own.

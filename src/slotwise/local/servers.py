@@ -1,5 +1,6 @@
 """What a single local server and a local cluster have in common: processes and their life."""
 
+import shlex
 import shutil
 import signal
 import tempfile
@@ -7,11 +8,12 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from redis.exceptions import ResponseError
 
 from slotwise.local.binary import ServerBinary, find_server
+from slotwise.local.certificates import Tls
 from slotwise.local.config import Value, write_config
 from slotwise.local.errors import LocalError, ServerStartError
 from slotwise.local.node import LocalNode, Role, parse_info
@@ -26,6 +28,7 @@ _POLL = 0.005
 # How often to choose other ports when somebody else was quicker.
 _PORT_ATTEMPTS = 5
 _LOG_TAIL = 2_000
+_NOT_IN_NAMES = frozenset(" \t\r\n\0\"'")
 
 
 class Servers:
@@ -35,6 +38,9 @@ class Servers:
     (default: the system's place for them, inside the server's root if it has one of its own).
     `port` is the first of the ports to use; default: free ones. `config` adds lines to the
     servers' configuration: a sequence makes several lines of one name, a bool yes or no.
+    `username` makes an ACL user with all rights in place of the default one, who is turned off.
+    With `tls` the servers speak TLS only, and want a certificate of their clients as well; all
+    certificates are made by the ``openssl`` command, and `url` names those that a client needs.
     """
 
     #: None for a server that is not part of a cluster.
@@ -47,18 +53,26 @@ class Servers:
         server: str | Path | Sequence[str] | None,
         directory: str | Path | None,
         port: int | None,
+        username: str | None,
         password: str | None,
+        tls: bool,
         config: Mapping[str, Value] | None,
     ) -> None:
+        if username is not None and (password is None or not username or set(username) & _NOT_IN_NAMES):
+            raise ValueError("a username is one word, and needs a password")
         self.binary: ServerBinary = find_server(server)
         #: All servers, primaries first; empty until started and after the stop.
         self.nodes: list[LocalNode] = []
         #: The temporary folder while started.
         self.folder: Path | None = None
+        #: The certificates while started, with `tls`.
+        self.tls: Tls | None = None
         self._roles = roles
         self._base = _base_directory(self.binary, directory)
         self._port = port
+        self._username = username
         self._password = password
+        self._with_tls = tls
         self._config = dict(config or {})
         self._supervisor: Supervisor | None = None
 
@@ -74,8 +88,13 @@ class Servers:
 
     @property
     def url(self) -> str:
-        """Of the first node, such as ``redis://127.0.0.1:7000``."""
+        """Of the first node, such as ``redis://127.0.0.1:7000``, with all that a client needs."""
         return self._started()[0].url
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """Keywords of a client that is not made from `url`: what it needs of user, password and certificates."""
+        return self._started()[0].client_options
 
     # -- life ------------------------------------------------------------------------------
 
@@ -87,9 +106,15 @@ class Servers:
         """
         if self._supervisor is not None:
             raise LocalError("already started")
+        if self._with_tls and not self.binary.has_tls:
+            raise ServerStartError(
+                f"{self.server_name} {self.server_version} ({shlex.join(self.binary.command)}) was built without TLS"
+            )
         self.folder = Path(tempfile.mkdtemp(prefix="slotwise-", dir=self._base))
         try:
             self._supervisor = Supervisor(self.folder)
+            if self._with_tls:
+                self.tls = Tls.make(self.folder / "tls")
             for node, port in zip(self._make_nodes(self.folder), self._choose_ports(), strict=True):
                 self.nodes.append(node)
                 node.port = port
@@ -113,6 +138,7 @@ class Servers:
             node.state = "stopped"
         self.nodes = []
         self.folder = None
+        self.tls = None
 
     def __enter__(self: Self) -> Self:
         return self.start()
@@ -182,7 +208,7 @@ class Servers:
 
     def _make_nodes(self, folder: Path) -> list[LocalNode]:
         return [
-            LocalNode(index, 0, role, folder / f"node-{index}", self._password)
+            LocalNode(index, 0, role, folder / f"node-{index}", self._password, self._username, self.tls)
             for index, role in enumerate(self._roles)
         ]
 
@@ -197,7 +223,7 @@ class Servers:
 
     def _launch(self, node: LocalNode) -> None:
         node.folder.mkdir(exist_ok=True)
-        config = write_config(node, self.binary, self._node_timeout_ms, self._config)
+        config = write_config(node, self.binary, self._node_timeout_ms, {**self._config, **node.config})
         command = [*self.binary.command, self.binary.path_inside(config)]
         node.pid = self._require_supervisor().spawn(command, node.log)
         node.state = "running"
@@ -256,11 +282,20 @@ class StandaloneServer(Servers):
         server: str | Path | Sequence[str] | None = None,
         directory: str | Path | None = None,
         port: int | None = None,
+        username: str | None = None,
         password: str | None = None,
+        tls: bool = False,
         config: Mapping[str, Value] | None = None,
     ) -> None:
         super().__init__(
-            ["standalone"], server=server, directory=directory, port=port, password=password, config=config
+            ["standalone"],
+            server=server,
+            directory=directory,
+            port=port,
+            username=username,
+            password=password,
+            tls=tls,
+            config=config,
         )
 
     @property

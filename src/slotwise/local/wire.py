@@ -5,6 +5,7 @@ in the client under test cannot hide in the ground it is tested on.
 """
 
 import socket
+import ssl
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,17 +19,27 @@ class Wire:
     """One blocking RESP2 connection; a context manager.
 
     Replies are text as str (what is not UTF-8 as surrogate escapes), int, None or lists.
-    `timeout` is in seconds, for connecting and for each read. Raises OSError when the server
+    `tls` wraps it; `timeout` is in seconds, for connecting and for each read. Raises OSError when the server
     is away or silent, redis.ResponseError for an error reply.
     """
 
-    def __init__(self, host: str, port: int, password: str | None = None, timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        username: str | None = None,
+        password: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        timeout: float = 5.0,
+    ) -> None:
         self._reader = hiredis.Reader(encoding="utf-8", errors="surrogateescape", replyError=ResponseError)
         self._socket = socket.create_connection((host, port), timeout)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
+            if tls is not None:
+                self._socket = tls.wrap_socket(self._socket, server_hostname=host)
             if password is not None:
-                self.call("AUTH", password)
+                self.call("AUTH", *(() if username is None else (username,)), password)
         except BaseException:
             self.close()
             raise
