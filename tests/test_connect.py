@@ -41,21 +41,23 @@ def test_options_reach_the_client(cluster: LocalCluster, standalone: StandaloneS
         client.set("a", "ä")
         assert client.get("a") == "ä"
         client.close()
-    client = connect(f"{cluster.url}?decode_responses=true")
+    query = "&" if "?" in cluster.url else "?"
+    client = connect(f"{cluster.url}{query}decode_responses=true")
     assert client.get("a") == "ä"
     client.close()
 
 
 def test_settings_as_a_mapping(cluster: LocalCluster, standalone: StandaloneServer) -> None:
     node = cluster.nodes[1]
-    settings = {"host": node.host, "port": node.port, "decode_responses": True}
+    settings = {"host": node.host, "port": node.port, "decode_responses": True, **node.client_options}
+    before = dict(settings)
     client = connect(settings, decode_responses=False)
     assert type(client) is RedisCluster
     client.set("a", 1)
     assert client.get("a") == b"1", "options win over settings"
     client.close()
-    assert settings == {"host": node.host, "port": node.port, "decode_responses": True}
-    client = connect({"host": standalone.host, "port": standalone.port, "db": 3})
+    assert settings == before
+    client = connect({"host": standalone.host, "port": standalone.port, "db": 3, **standalone.client_options})
     assert type(client) is redis.Redis
     assert client.connection_pool.connection_kwargs["db"] == 3
     client.close()
@@ -80,7 +82,7 @@ def test_options_of_the_cluster_client(cluster: LocalCluster, options: dict[str,
     assert client.ping() is True
     client.close()
     node = cluster.nodes[0]
-    client = connect({"host": node.host, "port": node.port, **options})
+    client = connect({"host": node.host, "port": node.port, **node.client_options, **options})
     assert client.ping() is True
     client.close()
 
@@ -107,5 +109,7 @@ def test_unreachable() -> None:
 
 
 def test_wrong_password(cluster: LocalCluster) -> None:
+    node = cluster.nodes[0]
+    wrong = {**node.client_options, "username": "nobody", "password": "wrong"}
     with pytest.raises(redis.AuthenticationError):
-        connect(cluster.url, username="nobody", password="wrong")
+        connect({"host": node.host, "port": node.port, **wrong})

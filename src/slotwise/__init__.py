@@ -12,6 +12,7 @@ from redis.cluster import ClusterNode, LoadBalancingStrategy
 
 from slotwise._slots import key_slot, key_slots
 from slotwise.connect import connect
+from slotwise.routing.replicas import ReadFrom
 from slotwise.sync.cluster import RedisCluster
 
 __version__ = "0.1.0"
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ClusterNode",
     "LoadBalancingStrategy",
+    "ReadFrom",
     "RedisCluster",
     "__version__",
     "connect",

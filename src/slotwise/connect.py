@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
 
@@ -11,11 +11,6 @@ from redis.connection import parse_url
 
 from slotwise.errors import DataError, ResponseError
 from slotwise.sync.cluster import RedisCluster
-
-# Keywords of the cluster client that a standalone one does not take; `timeout` is that of the pool.
-_CLUSTER_ONLY = (
-    set(signature(redis.RedisCluster.__init__).parameters) - set(signature(redis.Redis.__init__).parameters)
-) | {"timeout"}
 
 
 def connect(url_or_settings: str | Mapping[str, Any], **options: Any) -> RedisCluster | redis.Redis:
@@ -27,21 +22,7 @@ def connect(url_or_settings: str | Mapping[str, Any], **options: Any) -> RedisCl
     Asks the server once (INFO cluster); raises redis-py's exceptions when it cannot be reached, and
     ``redis.DataError`` for anything else than a URL or a mapping.
     """
-    if isinstance(url_or_settings, Mapping):
-        options = {**url_or_settings, **options}
-    plain = {name: value for name, value in options.items() if name not in _CLUSTER_ONLY}
-    if isinstance(url_or_settings, str):
-        where = parse_url(url_or_settings)
-        standalone = redis.Redis.from_url(url_or_settings, **plain)
-        database = where.get("db", 0)
-    elif isinstance(url_or_settings, Mapping):
-        standalone = redis.Redis(**plain)
-        database = options.get("db", 0)
-    else:
-        raise DataError(
-            f"connect() takes a URL such as redis://localhost:6379 or a mapping of keywords, "
-            f"not {type(url_or_settings).__name__}"
-        )
+    standalone, cluster = candidates(url_or_settings, options, redis.Redis, RedisCluster)
     try:
         clustered = bool(standalone.info("cluster").get("cluster_enabled"))
     except ResponseError:
@@ -50,10 +31,36 @@ def connect(url_or_settings: str | Mapping[str, Any], **options: Any) -> RedisCl
     except BaseException:
         standalone.close()
         raise
-    if not clustered or database:
-        return standalone
+    if not clustered or cluster is None:
+        plain: redis.Redis = standalone
+        return plain
     standalone.close()
-    options.pop("db", None)
+    made: RedisCluster = cluster()
+    return made
+
+
+def candidates(
+    url_or_settings: str | Mapping[str, Any], options: Mapping[str, Any], standalone: Any, cluster: Any
+) -> tuple[Any, Callable[[], Any] | None]:
+    """A client of class ``standalone``, to ask the server with, and what makes the one of class ``cluster``.
+
+    There is no second where a database was chosen, which a cluster does not have.
+    """
+    # Keywords that a standalone client does not take; `timeout` is that of the pool.
+    cluster_only = (
+        signature(cluster.__init__).parameters.keys() - signature(standalone.__init__).parameters.keys()
+    ) | {"timeout"}
+    if isinstance(url_or_settings, Mapping):
+        options = {**url_or_settings, **options}
+    plain = {name: value for name, value in options.items() if name not in cluster_only}
+    rest = {name: value for name, value in options.items() if name != "db"}
     if isinstance(url_or_settings, str):
-        return RedisCluster.from_url(url_or_settings, **options)
-    return RedisCluster(**options)
+        url, database = url_or_settings, parse_url(url_or_settings).get("db", 0)
+        asked = standalone.from_url(url, **plain)
+        return asked, None if database else lambda: cluster.from_url(url, **rest)
+    if not isinstance(url_or_settings, Mapping):
+        raise DataError(
+            f"connect() takes a URL such as redis://localhost:6379 or a mapping of keywords, "
+            f"not {type(url_or_settings).__name__}"
+        )
+    return standalone(**plain), None if options.get("db", 0) else lambda: cluster(**rest)

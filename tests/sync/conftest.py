@@ -9,7 +9,7 @@ import pytest
 
 from slotwise import RedisCluster
 from slotwise.local import LocalCluster
-from tests.fixtures.scripted import ScriptedCluster, ScriptedNode
+from slotwise.testing.scripted import ScriptedCluster, ScriptedNode
 
 MakeClient = Callable[..., RedisCluster]
 

@@ -158,8 +158,9 @@ def test_handshake_error_is_told_as_it_is(cluster: LocalCluster) -> None:
 
 
 def test_wrong_password_is_told_as_it_is(cluster: LocalCluster) -> None:
+    wrong = {**cluster.client_options, "username": "nobody", "password": "wrong"}
     with pytest.raises((redis.RedisError, ClusterException), match=r"(?i)password|auth"):
-        RedisCluster.from_url(cluster.url, username="nobody", password="wrong")
+        RedisCluster(startup_nodes=cluster.startup_nodes, **wrong)
 
 
 def test_standalone_server_is_told_as_it_is(standalone: Any) -> None:
@@ -169,7 +170,7 @@ def test_standalone_server_is_told_as_it_is(standalone: Any) -> None:
 
 def test_some_startup_nodes_may_be_dead(cluster: LocalCluster) -> None:
     dead = [ClusterNode("127.0.0.1", 1), ClusterNode("no-such-host.invalid", 7000)]
-    client = RedisCluster(startup_nodes=[*dead, *cluster.startup_nodes])
+    client = RedisCluster(startup_nodes=[*dead, *cluster.startup_nodes], **cluster.client_options)
     assert client.ping() is True
     client.close()
 

@@ -13,7 +13,7 @@ from redis.cache import CacheConfig
 
 from slotwise import RedisCluster
 from slotwise.local import LocalCluster
-from tests.fixtures.scripted import ScriptedCluster, ScriptedNode
+from slotwise.testing.scripted import ScriptedCluster, ScriptedNode
 from tests.sync.conftest import MakeClient
 from tests.sync.threads import PATIENCE, background, together
 
@@ -244,7 +244,7 @@ def test_slot_that_moves_takes_its_keys_out_of_the_cache(
 
     with ScriptedCluster(2) as pair:
         other, owner = pair.nodes
-        client = make_client(pair, cache_config=CacheConfig())
+        client = make_client(pair, reinitialize_steps=0, cache_config=CacheConfig())
         owner.expect("GET", "a").reply(b"old")
         assert client.get("a") == b"old"
         owner.expect("INCRBY", "a").error(f"MOVED {key_slot('a')} {other.address}")
@@ -274,3 +274,26 @@ def test_cache_is_shared_by_threads(caching: RedisCluster, client: RedisCluster)
     before = sum(gets_served(client, key) for key in keys[:6])
     together([read] * 6)
     assert sum(gets_served(client, key) for key in keys[:6]) == before
+
+
+def test_keys_that_are_no_text(cluster: LocalCluster, client: RedisCluster, make_client: MakeClient) -> None:
+    """News of them come between replies, and must not be taken for one that cannot be decoded."""
+    odd = b"{odd}\xff"
+    caching = make_client(cluster, cache_config=CacheConfig(), decode_responses=True)
+    client.delete("{odd}h")
+    client.hset("{odd}h", "f", "v")
+    written = threading.Event()
+
+    def write() -> None:
+        for n in range(300):
+            client.set(odd, n)
+        written.set()
+
+    def read() -> None:
+        while not written.is_set():
+            assert int(caching.get(odd) or 0) >= 0
+            assert caching.ttl("{odd}h") == -1
+
+    together([write, *[read] * 3])
+    eventually(lambda: bool(caching.get(odd) == "299"))
+    assert caching.hgetall("{odd}h") == {"f": "v"}

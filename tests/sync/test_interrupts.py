@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from slotwise import RedisCluster
-from tests.fixtures.scripted import ScriptedCluster
+from slotwise.testing.scripted import ScriptedCluster
 from tests.sync import programs
 from tests.sync.threads import PATIENCE, background
 
@@ -205,11 +205,11 @@ def alarm_in_a_blocking_call() -> None:
     with ScriptedCluster() as scripted:
         node = scripted.nodes[0]
         client = RedisCluster.from_url(scripted.url)
-        release = threading.Event()
+        arrived, release = threading.Event(), threading.Event()
         signal.signal(signal.SIGALRM, ring)
-        node.expect("BLPOP").until(release).reply([b"q", b"wrong"])
+        node.expect("BLPOP").then(arrived).until(release).reply([b"q", b"wrong"])
         node.expect("BLPOP").reply([b"q", b"right"])
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        interrupt_after(arrived, signal.SIGALRM)
         with pytest.raises(Alarm):
             client.blpop("q", 10)
         release.set()
@@ -259,7 +259,8 @@ def finalizers_call_the_client(url: str) -> None:
     """Objects that the garbage collector finds anywhere, also while a reply is parsed, call the client."""
     client = RedisCluster.from_url(url)
     client.set("finalizer", "f")
-    client.rpush("list", *[f"item {i}" for i in range(200)])
+    client.delete("finalizer:list")
+    client.rpush("finalizer:list", *[f"item {i}" for i in range(200)])
     seen: list[Any] = []
 
     class Loop:
@@ -276,7 +277,7 @@ def finalizers_call_the_client(url: str) -> None:
             Loop()
             client.set(f"{name}{i}", f"{name}{i}")
             assert client.get(f"{name}{i}") == f"{name}{i}".encode()
-            assert len(client.lrange("list", 0, -1)) == 200
+            assert len(client.lrange("finalizer:list", 0, -1)) == 200
             assert client.pipeline().get(f"{name}{i}").get("finalizer").execute() == [
                 f"{name}{i}".encode(),
                 b"f",
@@ -288,7 +289,8 @@ def finalizers_call_the_client(url: str) -> None:
     gc.collect()
     assert len(seen) == 600
     assert set(seen) == {b"f"}
-    client.delete("list", "finalizer")
+    client.delete("finalizer:list")
+    client.delete("finalizer")
     client.close()
 
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
+import sys
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
 import redis
 
+import slotwise.sync.connection
 from slotwise import RedisCluster
+from slotwise._link import LinkFailure
 from slotwise.errors import CommandRefusedError
 from slotwise.local import LocalCluster
-from tests.fixtures.scripted import ScriptedCluster, ScriptedNode
+from slotwise.testing.scripted import ScriptedCluster, ScriptedNode
 from tests.sync.conftest import MakeClient
 from tests.sync.threads import PATIENCE, background, together
 
@@ -28,7 +34,7 @@ def connections_of(client: RedisCluster, key: str) -> int:
 def test_full_pool_is_waited_for_and_then_an_error(
     scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
 ) -> None:
-    client = make_client(scripted, max_connections=2, timeout=0.5)
+    client = make_client(scripted, max_connections=2, timeout=1)
     release, arrived = threading.Event(), threading.Semaphore(0)
     node.expect("GET", "a").often().reply(b"a")
     for n in range(2):
@@ -40,7 +46,7 @@ def test_full_pool_is_waited_for_and_then_an_error(
     with pytest.raises(redis.ConnectionError, match=r"(?i)connection"):
         client.blpop("q3", 5)
     waited = time.monotonic() - started
-    assert 0.5 <= waited < 1.5, "the error comes after `timeout` and not once more for every retry"
+    assert 1 <= waited < 3.5, "the error comes after `timeout` and not once more for every retry"
     with pytest.raises(redis.ConnectionError):
         client.pipeline().get("a").execute()
     assert client.get("a") == b"a", "the shared connection does not need a place"
@@ -52,6 +58,66 @@ def test_full_pool_is_waited_for_and_then_an_error(
     assert waiting.result(PATIENCE) == (b"q4", b"x")
     assert arrived.acquire(timeout=PATIENCE)
     assert arrived.acquire(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("second", ["blpop", "pipeline"])
+def test_who_waits_gets_the_connection_of_who_is_done(
+    scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient, second: str
+) -> None:
+    """Open as it is: to connect and authenticate for every caller anew would cost far more than the call."""
+    client = make_client(scripted, max_connections=2)
+    release, begun = threading.Event(), {"q1": threading.Event(), "q2": threading.Event()}
+    for name, event in begun.items():
+        node.expect("BLPOP", name).then(event).until(release).reply([b"q", b"x"])
+    node.expect("BLPOP", "q3").often().reply([b"q3", b"y"])
+    for key in ("a", "b"):
+        node.expect("GET", key).often().reply(b"z")
+
+    def use() -> None:
+        if second == "blpop":
+            assert client.blpop("q3", 5) == (b"q3", b"y")
+        else:
+            assert client.pipeline().get("a").get("b").execute() == [b"z", b"z"]
+
+    client.ping()
+    owners = [background(client.blpop, name, 5) for name in begun]
+    assert all(event.wait(PATIENCE) for event in begun.values())
+    opened = node.accepted
+    pool = client.get_redis_connection(client.get_primaries()[0]).connection_pool
+    waiting = [background(use) for _ in range(3)]
+    while len(pool.waiting) < 3:
+        time.sleep(0.001)
+    release.set()
+    for each in (*owners, *waiting):
+        each.result(PATIENCE)
+    together([use, use])
+    assert node.accepted == opened
+
+
+def test_everybody_has_a_turn(cluster: LocalCluster, make_client: MakeClient) -> None:
+    """Nobody who comes later overtakes, not even who has just given the connection back and runs already."""
+    client = make_client(cluster, max_connections=2, timeout=PATIENCE)
+    counts = [0] * 12
+    until = time.monotonic() + 2
+
+    def work(number: int) -> None:
+        while time.monotonic() < until:
+            pipe = client.pipeline(transaction=number % 3 == 0)
+            pipe.set("{p}x", number).get("{p}x").execute()
+            counts[number] += 1
+
+    together([functools.partial(work, number) for number in range(len(counts))])
+    assert min(counts) > max(counts) / 4 > 1, counts
+
+
+def test_who_waited_and_is_gone_holds_nobody_up(cluster: LocalCluster, make_client: MakeClient) -> None:
+    """An exception that was raised into a thread can leave it in line, not only out of it."""
+    client = make_client(cluster, max_connections=1, timeout=PATIENCE)
+    client.delete("{p}x")
+    pool = client.get_redis_connection(client.get_node_from_key("{p}")).connection_pool
+    pool.waiting.append(slotwise.sync.connection._Waiter())
+    assert client.pipeline().get("{p}x").get("{p}x").execute() == [None, None]
+    assert not pool.waiting
 
 
 def test_no_more_connections_than_allowed(cluster: LocalCluster, make_client: MakeClient) -> None:
@@ -88,11 +154,57 @@ def test_lost_connections_give_their_places_back(
     assert client.blpop("q", 1) == (b"q", b"x")
 
 
+def test_a_lost_connection_whose_call_timed_out_gives_its_place_back(
+    scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
+) -> None:
+    """The failure's traceback knows the link, and the link still waits for the reply."""
+    client = make_client(scripted, max_connections=1, timeout=0.3, socket_timeout=0.1)
+    pool = client.get_redis_connection(client.get_primaries()[0]).connection_pool
+    release = threading.Event()
+    node.expect("BLPOP", "late").until(release).reply(None)
+
+    def lose() -> None:
+        link = pool.take()
+        link.execute(("BLPOP", "late", 0))
+
+    with contextlib.suppress(LinkFailure):
+        lose()
+    node.expect("BLPOP", "q").reply([b"q", b"x"])
+    assert client.blpop("q", 0.05) == (b"q", b"x")
+    release.set()
+
+
+def test_a_place_outlives_an_exception_in_its_removal(
+    scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is raised into a thread may meet the callbacks by which a lost connection leaves the pool."""
+    client = make_client(scripted, max_connections=2, timeout=0.3)
+    pool = client.get_redis_connection(client.get_primaries()[0]).connection_pool
+    raised = []
+
+    def jolt(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_name == "_remove":
+            raise ArithmeticError("into the callback")
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: raised.append(unraisable.exc_type))
+    for _ in range(4):
+        # Gone once it has raised.
+        sys.setprofile(jolt)
+        try:
+            pool.get_connection()
+            gc.collect()
+        finally:
+            sys.setprofile(None)
+    assert ArithmeticError in raised
+    node.expect("BLPOP").reply([b"q", b"x"])
+    assert client.blpop("q", 1) == (b"q", b"x")
+
+
 def test_pipelines_that_need_each_others_nodes_do_not_lock_up(
     cluster: LocalCluster, make_client: MakeClient
 ) -> None:
     """One place per node: who takes them in any order ends up waiting for who waits for him."""
-    client = make_client(cluster, max_connections=1, timeout=5)
+    client = make_client(cluster, max_connections=1, timeout=20)
     keys: dict[str, str] = {}
     for n in range(100):
         keys.setdefault(client.get_node_from_key(f"k{n}").name, f"k{n}")
@@ -109,7 +221,7 @@ def test_pipelines_that_need_each_others_nodes_do_not_lock_up(
     together(
         [lambda: work(forwards), lambda: work(forwards[::-1]), lambda: work(forwards[1:] + forwards[:1])]
     )
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_blocking_commands_do_not_stall_the_shared_connection(client: RedisCluster) -> None:
@@ -125,7 +237,7 @@ def test_blocking_commands_do_not_stall_the_shared_connection(client: RedisClust
     for n in range(200):
         client.set("{b}x", n)
         assert client.get("{b}x") == str(n).encode()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15, "less than those wait"
     for n in range(9):
         client.rpush("{b}q", n)
     client.xadd("{b}stream", {"f": "v"})

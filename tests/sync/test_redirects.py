@@ -8,7 +8,8 @@ import pytest
 import redis
 
 from slotwise import RedisCluster, key_slot
-from tests.fixtures.scripted import ScriptedCluster, ScriptedNode
+from slotwise.testing.scripted import ErrorReply, ScriptedCluster, ScriptedNode
+from tests.local.processes import wait_until
 from tests.sync.conftest import MakeClient
 
 SLOT = key_slot("a")  # 15495: of the second of two primaries
@@ -42,7 +43,7 @@ def test_moved_is_followed_and_remembered(
     pair: ScriptedCluster, nodes: Nodes, make_client: MakeClient
 ) -> None:
     other, owner, _ = nodes
-    client = make_client(pair)
+    client = make_client(pair, reinitialize_steps=0)
     owner.expect("INCRBY", "a").error(f"MOVED {SLOT} {other.address}")
     other.expect("INCRBY", "a").reply(1)
     other.expect("GET", "a").reply(b"1")
@@ -57,7 +58,7 @@ def test_moved_is_followed_and_remembered(
 
 def test_moved_to_a_node_not_known_yet(pair: ScriptedCluster, nodes: Nodes, make_client: MakeClient) -> None:
     _, owner, new = nodes
-    client = make_client(pair)
+    client = make_client(pair, reinitialize_steps=0)
     owner.expect("SET", "a").error(f"MOVED {SLOT} {new.address}")
     new.expect("SET", "a").reply("OK")
     new.expect("GET", "a").reply(b"1")
@@ -71,7 +72,7 @@ def test_moved_with_an_empty_host_means_the_host_that_was_asked(
     pair: ScriptedCluster, nodes: Nodes, make_client: MakeClient
 ) -> None:
     other, owner, _ = nodes
-    client = make_client(pair)
+    client = make_client(pair, reinitialize_steps=0)
     owner.expect("GET", "a").error(f"MOVED {SLOT} :{other.port}")
     other.expect("GET", "a").reply(b"1")
     assert client.get("a") == b"1"
@@ -81,7 +82,7 @@ def test_moved_with_an_empty_host_means_the_host_that_was_asked(
 def test_moved_to_the_node_that_said_it(pair: ScriptedCluster, nodes: Nodes, make_client: MakeClient) -> None:
     """Behind a load balancer or after a managed failover: same address, another server."""
     _, owner, _ = nodes
-    client = make_client(pair)
+    client = make_client(pair, reinitialize_steps=0)
     owner.expect("GET", "a").error(f"MOVED {SLOT} {owner.address}")
     owner.expect("GET", "a").reply(b"1")
     assert client.get("a") == b"1"
@@ -97,20 +98,22 @@ def test_circle_of_moved_ends(pair: ScriptedCluster, nodes: Nodes, make_client: 
     assert owner.count("GET") + other.count("GET") <= 18
 
 
-def test_every_fifth_moved_asks_for_the_topology(
+def test_moved_asks_for_the_topology_in_the_background(
     pair: ScriptedCluster, nodes: Nodes, make_client: MakeClient
 ) -> None:
-    other, owner, _ = nodes
-    client = make_client(pair, reinitialize_steps=5)
-    owner.expect("GET").often().error(f"MOVED {SLOT} {other.address}")
-    other.expect("GET").often().reply(b"1")
-    keys = [f"{{{tag}}}x" for tag in range(100) if key_slot(str(tag)) > 8192][:5]
-    for key in keys:
-        slot = key_slot(key)
-        owner.expectations.clear()
-        owner.expect("GET").often().error(f"MOVED {slot} {other.address}")
+    """Once for many of them, and first of all the node that has the slots now."""
+    other, owner, new = nodes
+    client = make_client(pair)
+    asked = [node.topology_asked for node in pair.nodes]
+    owner.expect("GET").often().reply(lambda call: ErrorReply(f"MOVED {key_slot(call[1])} {new.address}"))
+    new.expect("GET").often().reply(b"1")
+    pair.slots[1] = (8192, 16383, [new])
+    for key in [key for key in map(str, range(100)) if key_slot(key) >= 8192]:
         assert client.get(key) == b"1"
-    assert sum(node.topology_asked for node in pair.nodes) == 2
+    wait_until(lambda: new.topology_asked == 1)
+    assert [node.topology_asked for node in (other, owner)] == asked[:2]
+    wait_until(lambda: owner.address not in {node.name for node in client.get_nodes()})
+    assert owner_of(client, "a") == new.address
 
 
 def test_moved_is_followed_though_the_topology_cannot_be_had(
@@ -130,7 +133,7 @@ def test_moved_to_a_replica_that_was_promoted_keeps_the_shards_replicas(make_cli
     with ScriptedCluster(1, others=2) as scripted:
         primary, replica, second = scripted.nodes
         scripted.slots[:] = [(0, 16383, [primary, replica, second])]
-        client = make_client(scripted)
+        client = make_client(scripted, reinitialize_steps=0)
         primary.expect("SET", "a").error(f"MOVED {SLOT} {replica.address}")
         replica.expect("SET", "a").reply("OK")
         client.set("a", 1)
@@ -146,7 +149,9 @@ def test_address_remap_holds_for_redirects(make_client: MakeClient) -> None:
     with ScriptedCluster(2, others=1) as scripted:
         other, owner, new = scripted.nodes
         inside = {("10.9.9.9", 1000 + i): ("127.0.0.1", node.port) for i, node in enumerate(scripted.nodes)}
-        client = make_client(scripted, address_remap=lambda address: inside.get(address, address))
+        client = make_client(
+            scripted, reinitialize_steps=0, address_remap=lambda address: inside.get(address, address)
+        )
         owner.expect("GET", "a").error(f"ASK {SLOT} 10.9.9.9:1002")
         new.expect("ASKING").reply("OK")
         new.expect("GET", "a").reply(b"asked")
@@ -169,7 +174,7 @@ def test_moved_in_a_transaction_patches_the_slot(
 ) -> None:
     """redis-py goes on asking the old owner until a refresh."""
     other, owner, _ = nodes
-    client = make_client(pair)
+    client = make_client(pair, reinitialize_steps=0)
     owner.expect("MULTI").reply("OK")
     owner.expect("INCRBY", "a").error(f"MOVED {SLOT} {other.address}")
     owner.expect("EXEC").error("EXECABORT Transaction discarded because of previous errors.")
@@ -208,7 +213,7 @@ def test_ask_is_followed_once_in_one_write(
 def test_ask_then_tryagain_then_moved(pair: ScriptedCluster, nodes: Nodes, make_client: MakeClient) -> None:
     """The life of a multi-key command while its slot moves."""
     other, owner, _ = nodes
-    client = make_client(pair)
+    client = make_client(pair, reinitialize_steps=0)
     owner.expect("MGET").error(f"ASK {SLOT} {other.address}")
     other.expect("ASKING").often().reply("OK")
     other.expect("MGET").error("TRYAGAIN Multiple keys request during rehashing of slot")
@@ -296,7 +301,7 @@ def test_odd_redirects_are_errors_and_nothing_worse(
 def test_moved_for_a_slot_that_does_not_exist(
     scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
 ) -> None:
-    client = make_client(scripted)
+    client = make_client(scripted, reinitialize_steps=0)
     node.expect("GET", "a").error(f"MOVED 16384 {node.address}")
     node.expect("GET", "b").reply(b"b")
     with pytest.raises(redis.ResponseError):
@@ -311,7 +316,7 @@ def test_redirected_commands_go_again_in_one_batch_per_node(
     pair: ScriptedCluster, nodes: Nodes, make_client: MakeClient
 ) -> None:
     other, owner, new = nodes
-    client = make_client(pair)
+    client = make_client(pair, reinitialize_steps=0)
     moved = [f"{{{tag}}}" for tag in range(200) if key_slot(str(tag)) > 8191][:20]
     asked = [f"{{{tag}}}" for tag in range(500) if key_slot(str(tag)) > 8191][20:40]
     stay = [f"{{{tag}}}" for tag in range(200) if key_slot(str(tag)) <= 8191][:20]
@@ -340,7 +345,7 @@ def test_acknowledged_commands_are_never_sent_again(
 ) -> None:
     """Whatever their reply: redis-py's asyncio pipeline repeats those that were answered 0, None or empty."""
     other, owner, _ = nodes
-    client = make_client(pair)
+    client = make_client(pair, reinitialize_steps=0)
     owner.expect("EVAL").reply(reply)
     owner.expect("INCRBY", "a").error(f"MOVED {SLOT} {other.address}")
     other.expect("INCRBY", "a").reply(1)
@@ -357,7 +362,7 @@ def test_pipeline_in_a_circle_of_moved_ends(
     pair: ScriptedCluster, nodes: Nodes, make_client: MakeClient
 ) -> None:
     other, owner, _ = nodes
-    client = make_client(pair)
+    client = make_client(pair, reinitialize_steps=0)
     owner.expect("GET", "a").often().error(f"MOVED {SLOT} {other.address}")
     other.expect("GET", "a").often().error(f"MOVED {SLOT} {owner.address}")
     owner.expect("GET", "{a}b").often().reply(b"b")
@@ -370,7 +375,7 @@ def test_retries_that_are_used_up_end_only_what_needed_them(
     pair: ScriptedCluster, nodes: Nodes, make_client: MakeClient
 ) -> None:
     other, owner, new = nodes
-    client = make_client(pair, cluster_error_retry_attempts=0)
+    client = make_client(pair, reinitialize_steps=0, cluster_error_retry_attempts=0)
     owner.expect("GET", "{a}down").error("CLUSTERDOWN The cluster is down")
     owner.expect("GET", "{a}moved").error(f"MOVED {SLOT} {other.address}")
     owner.expect("GET", "{a}asked").error(f"ASK {SLOT} {new.address}")

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from slotwise.errors import UnknownOutcomeError, UnknownOutcomeTimeoutError
-from tests.fixtures.scripted import ScriptedCluster, ScriptedNode
+from slotwise.testing.scripted import ScriptedCluster, ScriptedNode
 from tests.sync.conftest import MakeClient
 from tests.sync.threads import PATIENCE, background
 
@@ -26,7 +26,7 @@ def test_slow_read_times_out_and_its_late_reply_is_dropped(
     started = time.monotonic()
     with pytest.raises(redis.TimeoutError):
         client.get("slow")
-    assert 0.2 <= time.monotonic() - started < 2
+    assert 0.2 <= time.monotonic() - started < 4
     assert client.get("next") == b"right"
     release.set()
     assert client.get("later") == b"right too"
@@ -83,13 +83,13 @@ def test_time_out_replaces_the_connection(
 def test_others_on_the_connection_keep_their_replies(
     scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
 ) -> None:
-    client = make_client(scripted, socket_timeout=0.5, cluster_error_retry_attempts=0)
+    client = make_client(scripted, socket_timeout=1, cluster_error_retry_attempts=0)
     arrived, release = threading.Event(), threading.Event()
     node.expect("GET", "slow").then(arrived).until(release).reply(b"late")
     node.expect("INCRBY", "patient").reply(42)
     slow = background(client.get, "slow")
     assert arrived.wait(PATIENCE)
-    time.sleep(0.3)
+    time.sleep(0.8)  # how much longer the second may wait than the first
     patient = background(client.incr, "patient")
     with pytest.raises(redis.TimeoutError):
         slow.result(PATIENCE)
@@ -101,7 +101,7 @@ def test_reply_behind_a_slow_one_is_in_time_while_bytes_flow(
     scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
 ) -> None:
     """The time-out is that of silence, as where each thread has a connection of its own."""
-    client = make_client(scripted, socket_timeout=0.5, cluster_error_retry_attempts=0)
+    client = make_client(scripted, socket_timeout=1, cluster_error_retry_attempts=0)
     arrived = threading.Event()
     slow = node.expect("GET", "slow").then(arrived).send(b"$4\r\n")
     for piece in (b"v", b"a", b"l", b"u\r\n"):
@@ -120,11 +120,11 @@ def test_followers_of_a_silent_node_do_not_wait_one_after_the_other(
     release = threading.Event()
     node.expect("GET").often().until(release)
     started = time.monotonic()
-    calls = [background(client.get, f"k{n}") for n in range(8)]
+    calls = [background(client.get, f"k{n}") for n in range(24)]
     for call in calls:
         with pytest.raises(redis.TimeoutError):
             call.result(PATIENCE)
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 4  # a third of what they would take in turn
     release.set()
 
 
@@ -132,11 +132,11 @@ def test_command_that_waited_too_long_to_be_sent_is_not_executed_twice(
     scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
 ) -> None:
     """Its bytes are behind those of another caller already: they still go out after it was given up."""
-    client = make_client(scripted, socket_timeout=1)
+    client = make_client(scripted, socket_timeout=3)
     node.expect("SET", "big").reply("OK")
     node.expect("INCRBY", "counter").often().reply(1)
     node.expect("GET", "last").reply(b"last")
-    node.pace = 0.05
+    node.pace = 0.08
     big = background(client.set, "big", b"x" * 60_000_000)
     time.sleep(0.2)
     counter = background(client.incr, "counter")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from slotwise import RedisCluster, key_slot
-from slotwise.errors import UnknownOutcomeError
+from slotwise.errors import UnknownOutcomeError, WatchError
 from slotwise.routing.topology import Address
-from tests.fixtures.scripted import ScriptedCluster, ScriptedNode
+from slotwise.testing.scripted import ScriptedCluster, ScriptedNode
 from tests.sync.conftest import MakeClient
 from tests.sync.threads import together
 
@@ -137,7 +140,7 @@ def test_lost_connection_loses_the_watch(
 def test_slot_that_moved_after_watch(make_client: MakeClient) -> None:
     with ScriptedCluster(2) as scripted:
         other, owner = scripted.nodes
-        client = make_client(scripted)
+        client = make_client(scripted, reinitialize_steps=0)
         play_transaction(owner)
         with client.pipeline(transaction=True) as pipe:
             pipe.watch("a")
@@ -165,3 +168,72 @@ def test_connections_go_back_to_the_pool(client: RedisCluster) -> None:
                 pipe.execute()
     with client.pipeline(transaction=True) as pipe:
         assert pipe.get("{t}text").execute() == [b"x"]
+
+
+@pytest.mark.parametrize("error", ["MOVED", "CLUSTERDOWN The cluster is down", "TRYAGAIN Multiple keys"])
+@pytest.mark.parametrize("at", ["GET", "SET"])
+def test_watch_that_was_refused_is_told(at: str, error: str, make_client: MakeClient) -> None:
+    """Another node knows nothing of the WATCH, and a refusal has ended it here: to go on could lose an update."""
+    with ScriptedCluster(1, others=1) as cluster:
+        node, other = cluster.nodes
+        text = "Slot rebalancing" if error == "MOVED" else error.partition(" ")[2]
+        error = f"MOVED {key_slot('a')} {other.address}" if error == "MOVED" else error
+        node.expect("WATCH", "a").reply("OK")
+        if at == "GET":
+            node.expect("GET", "a").error(error)
+        else:
+            node.expect("GET", "a").reply(b"1")
+            node.expect("MULTI").reply("OK")
+            node.expect("SET", "a").error(error)
+            node.expect("EXEC").error("EXECABORT Transaction discarded because of previous errors.")
+        pipe = make_client(cluster, reinitialize_steps=0).pipeline(transaction=True)
+        pipe.watch("a")
+
+        def double() -> None:
+            value = int(pipe.get("a") or 0)
+            pipe.multi()
+            pipe.set("a", 2 * value)
+            pipe.execute()
+
+        with pytest.raises(WatchError, match=text):
+            double()
+        pipe.reset()
+        assert not other.commands
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("CLUSTERDOWN The cluster is down", redis.exceptions.ClusterDownError),
+        ("LOADING Redis is loading the dataset in memory", redis.BusyLoadingError),
+        ("TRYAGAIN Multiple keys", redis.exceptions.TryAgainError),
+    ],
+)
+@pytest.mark.parametrize("at", ["GET", "SET"])
+def test_transaction_helper_ends_where_nothing_helps(
+    at: str, error: str, kind: type[Exception], scripted: ScriptedCluster, make_client: MakeClient
+) -> None:
+    """A node may let pass a WATCH and refuse what comes behind it: it is asked a few times, with pauses."""
+    (node,) = scripted.nodes
+    node.expect("WATCH", "a").often().reply("OK")
+    node.expect("UNWATCH").often().reply("OK")
+    node.expect("MULTI").often().reply("OK")
+    if at == "GET":
+        node.expect("GET", "a").often().error(error)
+    else:
+        node.expect("GET", "a").often().reply(b"1")
+        node.expect("SET", "a").often().error(error)
+        node.expect("EXEC").often().error("EXECABORT Transaction discarded because of previous errors.")
+    retry = Retry(ConstantBackoff(0.05), 2)
+    client = make_client(scripted, retry=retry, topology_refresh_min_interval=0.05)
+
+    def double(pipe: Any) -> None:
+        value = int(pipe.get("a"))
+        pipe.multi()
+        pipe.set("a", 2 * value)
+
+    began = time.monotonic()
+    with pytest.raises(kind):
+        client.transaction(double, "a")
+    assert time.monotonic() - began >= 0.1
+    assert node.count(at) == 3

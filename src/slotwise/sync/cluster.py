@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
@@ -16,6 +17,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.cache import CacheConfig, CacheInterface
 from redis.client import CaseInsensitiveDict, Monitor
 from redis.cluster import SLOT_ID, ClusterNode, LoadBalancingStrategy
+from redis.commands import READ_COMMANDS
 from redis.commands.helpers import list_or_args
 from redis.commands.policies import PolicyResolver, StaticPolicyResolver
 from redis.connection import parse_url
@@ -26,8 +28,13 @@ from redis.observability import recorder
 from redis.retry import Retry
 from redis.utils import check_protocol_version
 
-from slotwise._calls import ClientCalls, scatter
-from slotwise._link import Flawed, LinkFailure, Reentered, ServerError, Uncovered
+from slotwise._batch import Queue, scatter, split
+from slotwise._calls import ClientCalls
+from slotwise._encoder import Indices
+from slotwise._engine import Uncovered
+from slotwise._link import LinkFailure, Reentered
+from slotwise._reply import MAX_REPLY_SIZE, Flawed, ServerError
+from slotwise.commands import shown
 from slotwise.errors import (
     ClosedClientError,
     DataError,
@@ -35,13 +42,22 @@ from slotwise.errors import (
     RedisError,
     SlotNotCoveredError,
 )
+from slotwise.routing import refresh
+from slotwise.routing.conversation import CLOSED
+from slotwise.routing.errors_inside import annotate, exceptions_in
+from slotwise.routing.options import reply_size, seconds_or_none
+from slotwise.routing.redirects import RetryWrites
+from slotwise.routing.replicas import ReadFrom, Session
+from slotwise.routing.retry import RetryPolicy
 from slotwise.routing.topology import Address
 from slotwise.sync.caching import ReplyCache
-from slotwise.sync.dispatch import CLOSED, NAMELESS, Dispatcher, exceptions_in
+from slotwise.sync.dispatch import NAMELESS, Dispatcher
 from slotwise.sync.distribution import Distribution, measure
 from slotwise.sync.keys import Routing
 from slotwise.sync.nodes import NodesManager
-from slotwise.sync.pipeline import ClusterPipeline, PipelineStrategy
+from slotwise.sync.pipeline import ClusterPipeline
+from slotwise.sync.pubsub import ClusterPubSub
+from slotwise.sync.session import listener, view_of
 
 _NEVER_DECODE = "NEVER_DECODE"
 
@@ -55,8 +71,18 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
       blocking commands, pipelines, transactions, pub/sub and MONITOR take; callers wait up to ``timeout`` seconds
       (default 20) for one.
     - A write whose reply was lost is not sent a second time: ``UnknownOutcomeError`` (a redis-py ``ConnectionError``)
-      says so. Reads, and what surely never left the process, are tried again as ``retry`` says.
+      says so, unless ``retry_writes="always"`` asks for redis-py's behaviour (default "safe"). Reads, and what surely never
+      left the process, are tried again as ``retry`` says, no longer than ``retry_timeout`` seconds after the first
+      failure (default None: no limit), and only as long as repetitions are a small share of all calls.
     - Keys are found by a table, not by asking the server.
+    - ``load_balancing_strategy`` takes a `ReadFrom` as well: zones, latency, limits to how far behind a replica may be.
+    - The topology is asked for by a thread of the client's own: every ``topology_refresh_interval`` seconds (default 60,
+      None for never), and soon after a MOVED or a failure, at least ``topology_refresh_min_interval`` seconds (default 1)
+      after the last time. A node has ``topology_refresh_timeout`` seconds (default 2) to answer. MOVED patches the table
+      at once; ``reinitialize_steps=0`` makes it do no more than that, other numbers say nothing.
+    - A reply of more than ``max_reply_size`` bytes (default 4 GiB) is refused and its connection closed, as is one that
+      is malformed: what was under way there raises a ``ConnectionError``. It holds for calls and pipelines; the
+      handshake, transactions, pub/sub, ``monitor()`` and the topology go over redis-py's connections, which have no limit.
     """
 
     nodes_manager: NodesManager
@@ -71,7 +97,7 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         require_full_coverage: bool = True,
         reinitialize_steps: int = 5,
         read_from_replicas: bool = False,
-        load_balancing_strategy: LoadBalancingStrategy | None = None,
+        load_balancing_strategy: ReadFrom | LoadBalancingStrategy | None = None,
         dynamic_startup_nodes: bool = True,
         url: str | None = None,
         address_remap: Callable[[tuple[str, int]], tuple[str, int]] | None = None,
@@ -80,6 +106,12 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         event_dispatcher: EventDispatcher | None = None,
         policy_resolver: PolicyResolver = StaticPolicyResolver(),  # noqa: B008  (redis-py's signature)
         maint_notifications_config: MaintNotificationsConfig | None = None,
+        topology_refresh_interval: float | None = refresh.INTERVAL,
+        topology_refresh_min_interval: float = refresh.MIN_INTERVAL,
+        topology_refresh_timeout: float = refresh.TIMEOUT,
+        retry_writes: RetryWrites = "safe",
+        retry_timeout: float | None = None,
+        max_reply_size: int = MAX_REPLY_SIZE,
         **kwargs: Any,
     ) -> None:
         if "db" in kwargs:
@@ -143,7 +175,7 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         self.command_flags = self.__class__.COMMAND_FLAGS.copy()
         self.node_flags = self.__class__.NODE_FLAGS.copy()
         self.read_from_replicas = read_from_replicas
-        self.load_balancing_strategy = load_balancing_strategy
+        self.load_balancing_strategy = load_balancing_strategy  # type: ignore[assignment]  # or a ReadFrom
         self.reinitialize_counter = 0
         self.reinitialize_steps = reinitialize_steps
         self._event_dispatcher = event_dispatcher or EventDispatcher()
@@ -200,30 +232,33 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
             event_dispatcher=self._event_dispatcher,
             maint_notifications_config=maint_notifications_config,
             himport_registry=self._himport_registry,
+            read_from=ReadFrom.of(load_balancing_strategy, read_from_replicas),
+            topology_refresh_interval=topology_refresh_interval,
+            topology_refresh_min_interval=topology_refresh_min_interval,
+            topology_refresh_timeout=topology_refresh_timeout,
+            max_reply_size=reply_size("max_reply_size", max_reply_size),
             **kwargs,
         )
-        if load_balancing_strategy is None and read_from_replicas:
-            load_balancing_strategy = LoadBalancingStrategy.ROUND_ROBIN
         self._dispatcher = Dispatcher(
             self.nodes_manager,
             self.response_callbacks,
             self.cluster_response_callbacks,
-            retry=self.retry,
-            strategy=load_balancing_strategy,
+            policy=RetryPolicy(self.retry, retry_writes, seconds_or_none("retry_timeout", retry_timeout)),
             reinitialize_steps=reinitialize_steps,
             flagged=self._is_flagged,
         )
         self._reply_cache = None
         if self.nodes_manager._cache is not None:
-            self._reply_cache = ReplyCache(self.nodes_manager)
-        self.nodes_manager.on_push = self._pushed
+            self._reply_cache = ReplyCache(self.nodes_manager, self.encoder)
+            self.nodes_manager.on_push = self._reply_cache.pushed
+            self._dispatcher.on_written = (self._reply_cache.wrote,)
         self._engine = self.nodes_manager.engine
         self._plans = self._dispatcher.plans
         # What can go by the short way: nobody wants to see the calls to single nodes, every reply comes from the
         # primary, and nothing is remembered.
         straight = (
             type(self)._execute_command is RedisCluster._execute_command
-            and load_balancing_strategy is None
+            and self.nodes_manager.readers is None
             and self._reply_cache is None
         )
         self._open_calls(self._engine, straight)
@@ -316,7 +351,7 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         if nodes == [None]:
             raise ClosedClientError(CLOSED)
         if not nodes:
-            raise RedisClusterException(f"No targets were found to execute {name} command on")
+            raise RedisClusterException(f"No targets were found to execute {shown(name)} command on")
         response = policies.response_policy if policies is not None else CommandPolicies().response_policy
         values = self._on_nodes(nodes, args, options, plan, pinned=targets is not None and flag is None)
         return self._process_result(name, values, response_policy=response, **options)
@@ -335,16 +370,30 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
 
     def _execute_keyed(self, args: tuple[Any, ...], options: dict[str, Any], plan: Any, slot: int) -> Any:
         if type(self)._execute_command is not RedisCluster._execute_command:
-            node = self.nodes_manager.get_node_from_slot(
-                slot, load_balancing_strategy=self._dispatcher.strategy if plan.read else None
-            )
-            return self._execute_command(node, *args, **options)
-        if self._reply_cache is not None and self._reply_cache.takes(args, options):
+            return self._execute_command(self._node_for(slot, plan.read), *args, **options)
+        key = self._reply_cache.key_of(args, options) if self._reply_cache is not None else None
+        if self._reply_cache is not None and key is not None:
+            manager, session = self.nodes_manager, self._dispatcher.session
             return self._reply_cache.get(
-                args, options, slot, lambda: self._dispatcher.call(args, options, plan, slot=slot), plan
+                key,
+                options,
+                manager.keepers_of(slot, session) if plan.read else manager.shard_of(slot)[:1],
+                lambda entry: self._dispatcher.call(args, options, plan, slot=slot, entry=entry),
+                plan,
             )
         reply = self._dispatcher.call(args, options, plan, slot=slot)
         return self._dispatcher.value(plan, reply, options)
+
+    def _node_for(self, slot: int, read: bool) -> ClusterNode:
+        manager = self.nodes_manager
+        shard = manager.shard_of(slot)
+        endpoint = manager.reader_for(shard, slot, self._dispatcher.session) if read else shard[0]
+        return manager.node_of(slot, endpoint)
+
+    def get_nodes_from_slot(self, command: str, *args: Any) -> list[ClusterNode]:
+        """The node that answers a call, in a list."""
+        slot = self.determine_slot(*args)
+        return [] if slot is None else [self._node_for(slot, command in READ_COMMANDS)]
 
     def _on_nodes(
         self,
@@ -401,7 +450,9 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
 
     def set_retry(self, retry: Retry) -> None:
         """How often, and with which pauses, a call is tried again."""
-        self.retry = self._dispatcher.retry = retry
+        self.retry = retry
+        # Its sessions share it.
+        self._dispatcher.policy.retry = retry
 
     # -- many keys ---------------------------------------------------------------------------------------------------
 
@@ -410,19 +461,19 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         keys = list_or_args(keys, args)
         if not (keys and self._may_batch()):
             return super().mget_nonatomic(keys)
-        return scatter(*self._strategy().by_slot("MGET", keys), len(keys))
+        return scatter(*self._by_slot("MGET", keys))
 
     def mset_nonatomic(self, mapping: Mapping[Any, Any]) -> list[bool]:
         """Sets keys in any slots: one MSET per slot, all nodes at once; not atomic."""
         if not (mapping and self._may_batch()):
             return super().mset_nonatomic(mapping)
         pairs = [part for pair in mapping.items() for part in pair]
-        return self._strategy().by_slot("MSET", pairs, 2)[1]
+        return self._by_slot("MSET", pairs, 2)[1]
 
     def _split_command_across_slots(self, command: str, *keys: Any) -> int:
         if not (keys and self._may_batch()):
             return super()._split_command_across_slots(command, *keys)
-        return sum(self._strategy().by_slot(command, list(keys))[1])
+        return sum(self._by_slot(command, list(keys))[1])
 
     def _execute_pipeline_by_slot(
         self, command: str, slots_to_args: Mapping[int, Iterable[Any]]
@@ -433,8 +484,16 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
             pipe.execute_command(command, *args)
         return list(pipe.execute())
 
-    def _strategy(self) -> PipelineStrategy:
-        return cast(PipelineStrategy, self.pipeline()._execution_strategy)
+    def _by_slot(self, name: str, keys: list[Any], width: int = 1) -> tuple[Indices, list[Any]]:
+        """Runs command ``name`` once per slot of ``keys``: their positions in its order, and the commands' values."""
+        queue = Queue(self._engine.encoding)
+        positions = split(queue, name, keys, self._dispatcher.plan(name), width)
+        values, errors = self._dispatcher.run(queue, {})
+        if errors:
+            first = min(errors)
+            annotate(errors[first], first + 1, queue.call(first))
+            raise errors[first]
+        return positions, values
 
     # -- what shares no connection -----------------------------------------------------------------------------------
 
@@ -443,6 +502,32 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         if shard_hint:
             raise RedisClusterException("shard_hint is deprecated in cluster mode")
         return ClusterPipeline(self, transaction=transaction)
+
+    def session(self, bound: float | None = None) -> RedisCluster:
+        """A view of this client, whose reads find what was written by it: they go to the primary of a slot that it has
+        written to until a replica is known to have caught up.
+
+        After ``bound`` seconds (default None: never) they go to replicas though nobody knows. For ``with`` or without;
+        to close it ends nothing. While primaries answer all reads it is no different from the client.
+        """
+        own: dict[str, Any] = {}
+        if self.nodes_manager.readers is not None:
+            dispatcher = own["_dispatcher"] = copy.copy(self._dispatcher)
+            dispatcher.session = Session(self.keyslot, bound)
+            dispatcher.on_written += (listener(dispatcher.session),)
+        view = view_of(self, **own)
+        vars(view)["_policies_callback_mapping"] = {
+            **self._policies_callback_mapping,
+            RequestPolicy.DEFAULT_KEYED: view.get_nodes_from_slot,
+        }
+        view._open_calls(self._engine, self._straight)
+        return view
+
+    def pubsub(
+        self, node: ClusterNode | None = None, host: str | None = None, port: int | None = None, **kwargs: Any
+    ) -> ClusterPubSub:
+        """Pub/sub, on connections of its own: to the node given, or to those of its channels; see `ClusterPubSub`."""
+        return ClusterPubSub(self, node=node, host=host, port=port, **kwargs)
 
     def monitor(self, target_node: ClusterNode | None = None) -> Monitor:
         """A Monitor of ``target_node``, by default of the default node, on a connection of its own."""
@@ -483,11 +568,6 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
     def __repr__(self) -> str:
         nodes = ", ".join(sorted(node.name for node in self.get_primaries()))
         return f"<slotwise.RedisCluster of {nodes or 'no known primary'}>"
-
-    def _pushed(self, message: list[Any]) -> None:
-        kind = message[0] if message else None
-        if self._reply_cache is not None and kind in (b"invalidate", "invalidate") and len(message) == 2:
-            self._reply_cache.invalidate(message[1])
 
 
 # Keywords of redis-py's connections that its cluster client drops or that its list leaves out.

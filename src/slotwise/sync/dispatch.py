@@ -2,45 +2,56 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from redis.cache import CacheEntry
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE, CaseInsensitiveDict
-from redis.cluster import ClusterNode, LoadBalancingStrategy
+from redis.cluster import ClusterNode
 from redis.observability import recorder
-from redis.retry import Retry
 
-from slotwise._encoder import Batch
-from slotwise._link import Endpoint, Engine, Flawed, Job, Link, LinkFailure, Reentered, ServerError, exchange
-from slotwise.commands import Command, Own, find, own_of
+from slotwise._batch import Queue, run
+from slotwise._calls import ShortPlans
+from slotwise._encoder import Batch, Indices
+from slotwise._engine import Endpoint, Engine
+from slotwise._link import LinkFailure, Reentered
+from slotwise._reply import Flawed, ServerError
+from slotwise.commands import Own, find, own_of, shown
 from slotwise.errors import (
-    AuthenticationError,
     ClosedClientError,
-    ClusterError,
     CommandRefusedError,
     ConnectionError,
     DataError,
-    MaxConnectionsError,
-    NotSentError,
-    RedisClusterException,
     RedisError,
-    ResponseError,
     SlotNotCoveredError,
     TimeoutError,
-    UnknownOutcomeError,
-    UnknownOutcomeTimeoutError,
     parse_error,
 )
+from slotwise.routing import tables
+from slotwise.routing.batches import choose_reads, judge, parts_of
+from slotwise.routing.conversation import (
+    CLOSED,
+    FINAL,
+    TRYAGAIN_PAUSE,
+    Moved,
+    Outcome,
+    Pause,
+    Reconnect,
+    Refresh,
+    Send,
+    converse,
+)
+from slotwise.routing.errors_inside import exceptions_in
 from slotwise.routing.plan import Plan, plan_of
-from slotwise.routing.redirects import REDIRECTS_MAX, Step, after_error, after_failure
+from slotwise.routing.redirects import REDIRECTS_MAX
+from slotwise.routing.replicas import Session
+from slotwise.routing.retry import RetryBudget, RetryPolicy
 from slotwise.routing.topology import Address
 from slotwise.sync.nodes import NodesManager
 
-# Seconds between two tries after TRYAGAIN: a slot's keys move in about this time.
-TRYAGAIN_PAUSE = 0.01
+NAMELESS = "A command needs a name in text or bytes: pass it as the first argument, e.g. 'GET'."
 
 
 class Unanswered:
@@ -50,18 +61,7 @@ class Unanswered:
         return "UNANSWERED"
 
 
-UNANSWERED: Any = Unanswered()
-
-
-def exceptions_in(reply: Any) -> Any:
-    """The reply with every error inside it made an exception, as redis-py delivers them."""
-    if type(reply) is ServerError:
-        return parse_error(reply.text)
-    if type(reply) is list:
-        return [exceptions_in(item) for item in reply]
-    if type(reply) is dict:
-        return {exceptions_in(key): exceptions_in(value) for key, value in reply.items()}
-    return reply
+_UNANSWERED: Any = Unanswered()
 
 
 class Dispatcher:
@@ -73,23 +73,25 @@ class Dispatcher:
         callbacks: CaseInsensitiveDict,
         cluster_callbacks: CaseInsensitiveDict,
         *,
-        retry: Retry,
-        strategy: LoadBalancingStrategy | None,
+        policy: RetryPolicy,
         reinitialize_steps: int,
         flagged: Callable[[str], bool],
     ) -> None:
         self.nodes = nodes
         self.engine: Engine = nodes.engine
-        self.retry = retry
-        self.strategy = strategy
+        self.policy = policy
+        self._budget = RetryBudget(time.monotonic())
+        # Where reads go to replicas, whose writes they have to find.
+        self.session: Session | None = None
         self.reinitialize_steps = reinitialize_steps
-        self.moves = 0
+        # Who is told of each call that may have changed something, when it has its reply: a cache, a session.
+        self.on_written: tuple[Callable[[tuple[Any, ...]], None], ...] = ()
         self._callbacks = callbacks
         self._cluster_callbacks = cluster_callbacks
         self._flagged = flagged
         # One plan per spelling of a command's name that was used.
         self.plans: dict[Any, Plan] = {}
-        self._short_plans: dict[str, Plan] = {}
+        self._short_plans: ShortPlans | None = None
 
     # -- plans -------------------------------------------------------------------------------------------------------
 
@@ -109,16 +111,16 @@ class Dispatcher:
                 self.plans[name] = plan
         return plan
 
-    def short_plans(self) -> dict[str, Plan]:
+    def short_plans(self) -> ShortPlans:
         """Plans of the commands that a pipeline has a short way for."""
-        if not self._short_plans:
-            self._short_plans = {name: self.plan(name) for name in ("GET", "SET", "HGET", "INCRBY")}
+        if self._short_plans is None:
+            self._short_plans = ShortPlans(self.plan)
         return self._short_plans
 
     def forget_plans(self) -> None:
         """After a callback was replaced."""
         self.plans.clear()
-        self._short_plans = {}
+        self._short_plans = None
 
     def _callback(self, name: Any) -> Callable[..., Any] | None:
         name = name.decode() if isinstance(name, bytes) else str(name)
@@ -129,20 +131,20 @@ class Dispatcher:
         return first or second
 
     def record(
-        self, name: Any, started: float, endpoint: Endpoint | None, error: Exception | None = None
+        self, name: Any, started: float, address: Address | None, error: Exception | None = None
     ) -> None:
         """Tells redis-py's metrics of one command to one node, where the user turned them on."""
         if recorder._metrics_collector is not None:
             recorder.record_operation_duration(
-                command_name=str(name),
+                command_name=shown(name),
                 duration_seconds=time.monotonic() - started,
-                server_address=endpoint.node.host if endpoint is not None else "unknown",
-                server_port=endpoint.node.port if endpoint is not None else 0,
+                server_address=address.host if address is not None else "unknown",
+                server_port=address.port if address is not None else 0,
                 db_namespace="0",
                 error=error,
             )
 
-    # -- one call on the shared link of one node ---------------------------------------------------------------------
+    # -- one call ----------------------------------------------------------------------------------------------------
 
     def value(self, plan: Plan, reply: Any, options: dict[str, Any]) -> Any:
         """redis-py's value of a reply without errors."""
@@ -159,100 +161,148 @@ class Dispatcher:
         *,
         slot: int | None = None,
         endpoint: Endpoint | None = None,
-        reply: Any = UNANSWERED,
+        reply: Any = None,
         failure: Exception | None = None,
+        entry: CacheEntry | None = None,
     ) -> Any:
         """One call to one node, with redirects and retries: the node of ``slot``, or ``endpoint`` and no other.
 
-        ``reply`` or ``failure`` is what the first try got, when the fast path made it.
+        ``reply`` or ``failure`` is what the first try got, when a short way made it. ``entry`` of the cache is told over
+        which shared link the reply came.
         """
-        started = time.monotonic()
-        decode = NEVER_DECODE not in options
         command = plan.command
         if command is None or not plan.first_key:
             found = find(args)
             command = found[0] if found is not None else None
         own = Own.SHARED if command is None else own_of(command, args)
-        if own is Own.REFUSED:
-            raise CommandRefusedError(command.refusal)  # type: ignore[union-attr]
-        repeatable = command is not None and command.repeatable
-        strategy = self.strategy if plan.read else None
-        pinned = endpoint is not None
-        failures = redirects = 0
-        asking = False
-        target = endpoint
-        while True:
-            if reply is UNANSWERED and failure is None:
-                try:
-                    if target is None:
-                        target = self._endpoint_for(slot, strategy)
-                    if asking:
-                        asking = False
-                        reply = self._ask_on(target, args, decode)
-                    else:
-                        reply = self._call_on(target, args, decode, own)
-                except (LinkFailure, ConnectionError, TimeoutError, SlotNotCoveredError) as error:
-                    failure = error
-            if failure is not None:
-                failures += 1
-                self.record(args[0], started, target, failure)
-                self._after_failure(failure, target, repeatable, failures, pinned)
-                failure = None
-                if not pinned:
-                    target = None
-                    # Not to the same replica once more: the primary knows.
-                    strategy = None
-                continue
-            if type(reply) is not ServerError:
-                self.record(args[0], started, target)
-                return exceptions_in(reply.reply) if type(reply) is Flawed else reply
-            self.record(args[0], started, target, parse_error(reply.text))
-            host = target.node.host if target is not None else self._host_of(slot)
-            step = after_error(reply.text, host, self.nodes.address_remap)
-            if step.step is Step.GIVE_UP or redirects >= REDIRECTS_MAX:
-                if redirects >= REDIRECTS_MAX:
-                    raise ClusterError("TTL exhausted.")
-                if EMPTY_RESPONSE in options:
-                    return options[EMPTY_RESPONSE]
-                raise parse_error(reply.text)
-            if step.step is Step.GO:
-                redirects += 1
-                self.moved(step.slot, step.address)  # type: ignore[arg-type]
-                target = None if slot is not None else self.nodes.endpoint_of(step.address)  # type: ignore[arg-type]
-                # A replica that was asked for a read names its primary: that one it is now.
-                strategy = None
-            elif step.step is Step.ASK:
-                redirects += 1
-                target = self.nodes.endpoint_of(step.address)  # type: ignore[arg-type]
-                asking = True
-            elif step.step is Step.WAIT:
-                redirects += 1
-                time.sleep(TRYAGAIN_PAUSE * redirects)
-                if slot is not None:
-                    # After an ASK: the node that was asked takes nothing without ASKING.
-                    target = None
-            else:
-                failures += 1
-                if failures > self._retries(pinned):
-                    raise parse_error(reply.text)
-                self._refresh(target, failures)
-                if not pinned:
-                    target = None
-            reply = UNANSWERED
+        if command is not None and own is Own.REFUSED:
+            raise CommandRefusedError(command.refusal)
+        read = plan.read and self.nodes.readers is not None
+        first = done = None
+        if reply is not None or failure is not None:
+            first = Outcome(reply, failure, self._primary_of(slot) if endpoint is None else endpoint.node)
+        else:
+            self.engine.calls += 1
+        steps = converse(
+            pinned=endpoint.node if endpoint is not None else None,
+            repeatable=command is not None and command.repeatable,
+            retries=self.policy.retries,
+            pause_after=self.policy.pauses(time.monotonic),
+            remap=self.nodes.address_remap,
+            closed=lambda: self.nodes.closed,
+            retry_writes=self.policy.retry_writes,
+            may_repeat=self._may_repeat,
+            outcome=first,
+        )
+        started = time.monotonic()
+        failed = first if failure is not None else None
+        asked: Address | None = None
+        hurried = False
+        try:
+            if first is not None:
+                self._record_outcome(args[0], started, first)
+            while True:
+                step = steps.send(done)
+                done = None
+                if isinstance(step, Send):
+                    began = time.monotonic()
+                    done = self._send(
+                        step, args, options, own, slot, read, asked if step.primary else None, entry
+                    )
+                    if read and own is Own.SHARED:
+                        self.nodes.answered(done, began)
+                    asked = done.address
+                    failed = done if done.failure is not None else None
+                    self._record_outcome(args[0], started, done)
+                elif isinstance(step, Moved):
+                    self.moved(step.slot, step.address)
+                elif isinstance(step, Reconnect):
+                    self.nodes.reconnect(step.address)
+                elif read and not hurried and self.nodes.others_answer([(slot, asked)], self.session):
+                    # Once: when they fail as well, it is more than one node's trouble.
+                    hurried = True
+                    self.nodes.refresher.want(asked)
+                elif isinstance(step, Refresh):
+                    self.refresh(step.failed, step.pause, slot)
+                elif isinstance(step, Pause):
+                    time.sleep(max(0.0, step.seconds))
+        except StopIteration as end:
+            value = end.value
+        except RedisError:
+            if failed is not None and not self.nodes.closed and not isinstance(failed.failure, FINAL):
+                # For the sake of later calls.
+                self.nodes.refresher.want(failed.address)
+            elif EMPTY_RESPONSE in options:
+                return options[EMPTY_RESPONSE]
+            raise
+        finally:
+            self.wrote((args,))
+        return exceptions_in(value.reply) if type(value) is Flawed else value
 
-    def _host_of(self, slot: int | None) -> str:
+    def wrote(self, calls: Iterable[tuple[Any, ...]]) -> None:
+        """Calls that may have changed something have their replies, or never will."""
+        if self.on_written:
+            for args in calls:
+                for tell in self.on_written:
+                    tell(args)
+
+    def _primary_of(self, slot: int | None) -> Address | None:
         shard = self.engine.table[slot] if slot is not None else None
-        return shard[0].node.host if shard else ""
+        return shard[0].node if shard else None
 
-    def _endpoint_for(self, slot: int | None, strategy: LoadBalancingStrategy | None) -> Endpoint:
-        if slot is None:
-            return self.nodes.endpoint_for(random.choice(self.engine.table.ranges() or [(0, 0, 0)])[0])
-        return self.nodes.endpoint_for(slot, strategy)
+    def _record_outcome(self, name: Any, started: float, outcome: Outcome) -> None:
+        if recorder._metrics_collector is not None:
+            error = outcome.failure
+            if type(outcome.reply) is ServerError:
+                error = parse_error(outcome.reply.text)
+            self.record(name, started, outcome.address, error)
 
-    def _call_on(self, endpoint: Endpoint, args: tuple[Any, ...], decode: bool, own: Own) -> Any:
+    def _send(
+        self,
+        step: Send,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        own: Own,
+        slot: int | None,
+        read: bool,
+        failed: Address | None,
+        entry: CacheEntry | None,
+    ) -> Outcome:
+        """One try at one node."""
+        decode = NEVER_DECODE not in options
+        address = step.address
+        if entry is not None:
+            # Unless it came over a shared link, nobody tells when the reply changes.
+            entry.connection_ref = None
+        try:
+            if address is not None:
+                endpoint = self.nodes.endpoint_of(address)
+            else:
+                slot = self._any_slot() if slot is None else slot
+                shard = self.nodes.shard_of(slot)
+                endpoint = shard[0]
+                if read:
+                    endpoint = self.nodes.reader_for(shard, slot, self.session, failed=failed)
+                address = endpoint.node
+            if step.asking:
+                return Outcome(self._ask_on(endpoint, args, decode), None, address)
+            return Outcome(self._call_on(endpoint, args, decode, own, entry), None, address)
+        except (LinkFailure, ConnectionError, TimeoutError, SlotNotCoveredError) as error:
+            return Outcome(None, error, address)
+
+    def _any_slot(self) -> int:
+        return random.choice(self.engine.table.ranges() or [(0, 0, 0)])[0]
+
+    def _call_on(
+        self, endpoint: Endpoint, args: tuple[Any, ...], decode: bool, own: Own, entry: CacheEntry | None
+    ) -> Any:
         if own is Own.SHARED:
+            link = self.nodes.shared_link(endpoint) if entry is not None else None
             try:
-                return self.engine.on_endpoint(endpoint, args, decode)
+                reply = self.engine.on_endpoint(endpoint, args, decode)
+                if entry is not None and endpoint.link is link:
+                    entry.connection_ref = link
+                return reply
             except Reentered:
                 # A signal handler or a finalizer of the very thread that is waiting on the shared link.
                 pass
@@ -261,68 +311,38 @@ class Dispatcher:
         try:
             return link.execute(args, decode, self.engine.encoding)
         finally:
-            pool.give_back(link, discard=own is Own.DISCARD)
+            pool.give_back(link, own is Own.DISCARD)
 
     def _ask_on(self, endpoint: Endpoint, args: tuple[Any, ...], decode: bool) -> Any:
         """ASKING and the command in one write, over one connection."""
         batch = Batch(self.engine.encoding)
         batch.add(args, 0)
-        pool = endpoint.pool
-        link = pool.take()
-        try:
-            job = Job(link, batch, [0], True)
-            results: list[Any] = [UNANSWERED]
-            exchange([job], results, [decode])
-        finally:
-            pool.give_back(link)
-        if job.failure is not None:
-            raise job.failure
+        results: list[Any] = [_UNANSWERED]
+        _, failures = run(batch, [(endpoint, Indices([0]))], results, [decode], asking=True)
+        if failures:
+            raise failures[0]
         return results[0]
+
+    def _may_repeat(self) -> bool:
+        self._budget.calls = self.engine.calls
+        return self._budget.allow(time.monotonic())
 
     # -- what goes wrong ---------------------------------------------------------------------------------------------
 
-    def _retries(self, pinned: bool) -> int:
-        return 0 if pinned else self.retry.get_retries()
+    def refresh(self, failed: Address | None, pause: float, slot: int | None = None) -> None:
+        """Waits for a refresh, and for ``pause`` at least. The next try tells what came of it.
 
-    def _after_failure(
-        self, failure: Exception, target: Endpoint | None, repeatable: bool, failures: int, pinned: bool
-    ) -> None:
-        """Refreshes and pauses when the call may be tried again, raises otherwise."""
-        error = self.verdict(failure, repeatable, failures <= self._retries(pinned))
-        if error is None:
-            self._refresh(target, failures)
-            return
-        if target is not None and not self.nodes.closed and not isinstance(failure, FINAL):
-            self._refresh(target, 0)
-        raise error
-
-    def verdict(self, failure: Exception, repeatable: bool, tries_left: bool) -> Exception | None:
-        """The exception that ends a call which failed so; None when it may be sent once more."""
-        sent = getattr(failure, "sent", not isinstance(failure, SlotNotCoveredError))
-        again = after_failure(sent=sent, repeatable=repeatable).step is not Step.GIVE_UP
-        if again and self.nodes.closed:
-            closed = ClosedClientError(CLOSED)
-            closed.__cause__ = failure
-            return closed
-        return None if again and tries_left and not isinstance(failure, FINAL) else failed(failure)
-
-    def _refresh(self, target: Endpoint | None, failures: int) -> None:
-        """Asks for the topology; pauses before the try after ``failures`` failures."""
-        if failures:
-            backoff = self.retry._backoff.compute(failures)
-            if backoff > 0:
-                time.sleep(backoff)
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            self.nodes.initialize(last_failed_node_name=target.node.name if target is not None else None)
+        When ``failed`` no longer serves ``slot``, the refresh was while the last try was under way.
+        """
+        until = time.monotonic() + pause
+        if failed is None or tables.serves(self.engine.table, slot, failed):
+            self.nodes.refresher.want_and_wait(failed, self.policy.patience)
+        time.sleep(max(0.0, until - time.monotonic()))
 
     def moved(self, slot: int, address: Address) -> None:
-        """Patches the table; every ``reinitialize_steps`` moves the whole topology is asked for."""
-        self.nodes.moved(slot, address)
-        self.moves += 1
-        if self.reinitialize_steps and self.moves % self.reinitialize_steps == 0:
-            # For the sake of later calls; this one knows where to go.
-            with contextlib.suppress(RedisError, RedisClusterException):
-                self.nodes.initialize(additional_startup_nodes_info=[address])
+        """Patches the table; after news the whole topology is wished for, unless ``reinitialize_steps`` is 0."""
+        if self.nodes.moved(slot, address) and self.reinitialize_steps:
+            self.nodes.refresher.want(told=address)
 
     # -- several nodes at once ---------------------------------------------------------------------------------------
 
@@ -332,107 +352,188 @@ class Dispatcher:
         """The same call on every node, all at once; node name to value, or the first exception raised."""
         decode = NEVER_DECODE not in options
         started = time.monotonic()
+        self.engine.calls += 1
         batch = Batch(self.engine.encoding)
         endpoints = [self.nodes.endpoint_of(Address(node.host, int(node.port))) for node in nodes]
         for _ in nodes:
             batch.add(args, 0)
-        results: list[Any] = [UNANSWERED] * len(nodes)
-        parts = [(endpoint, [i]) for i, endpoint in enumerate(endpoints)]
-        _, failures = self.run(batch, parts, results, [decode] * len(nodes))
+        results: list[Any] = [_UNANSWERED] * len(nodes)
+        parts = [(endpoint, Indices([i])) for i, endpoint in enumerate(endpoints)]
+        _, failures = run(batch, parts, results, [decode] * len(nodes))
         values: dict[str, Any] = {}
         for index, node in enumerate(nodes):
-            failure = failures.get(index)
             reply = results[index]
-            if failure is not None or type(reply) is ServerError:
-                first = {"failure": failure} if failure is not None else {"reply": reply}
-                reply = self.call(args, options, plan, endpoint=endpoints[index], **first)
+            if index in failures or type(reply) is ServerError:
+                reply = self.call(
+                    args,
+                    options,
+                    plan,
+                    endpoint=endpoints[index],
+                    reply=None if index in failures else reply,
+                    failure=failures.get(index),
+                )
             else:
-                self.record(args[0], started, endpoints[index])
+                self.record(args[0], started, endpoints[index].node)
                 if type(reply) is Flawed:
                     reply = exceptions_in(reply.reply)
             values[node.name] = self.value(plan, reply, dict(options))
+        self.wrote((args,))
         return values
 
     def run(
         self,
-        batch: Batch,
-        parts: Iterable[tuple[Endpoint, list[int]]],
-        results: list[Any],
-        decode: list[bool] | None = None,
+        queue: Queue,
+        pinned: dict[int, Endpoint],
         *,
-        asking: bool = False,
+        reads: Sequence[int] = (),
         discard: bool = False,
-    ) -> tuple[list[int], dict[int, Exception]]:
-        """Commands of ``batch`` over a lane per part, all parts at once; replies go to their places in ``results``.
+        redirections: bool = True,
+    ) -> tuple[list[Any], dict[int, Exception]]:
+        """The commands of ``queue``, all nodes at once; their values, and the exceptions of those that have none.
 
-        ``discard``: nobody may use these lanes afterwards.
-        Returns the indices whose reply is missing or has an error in it, and why it is missing, by index.
+        ``pinned`` has the endpoints of the commands that are not routed by a slot, ``reads`` those that a replica may
+        answer; ``discard``: nobody may use the connections afterwards.
         """
-        failures: dict[int, Exception] = {}
-        taken: list[tuple[Any, Link]] = []
-        jobs: list[Job] = []
-        try:
-            # In one order for all threads: with few connections two of them could wait for each other's.
-            for endpoint, indices in sorted(parts, key=_by_address):
-                pool = endpoint.pool
-                try:
-                    link = pool.take()
-                except (ConnectionError, TimeoutError) as error:
-                    failures.update(dict.fromkeys(indices, error))
-                    continue
-                taken.append((pool, link))
-                jobs.append(Job(link, batch, indices, asking))
-            troubled = exchange(jobs, results, decode)
-        finally:
-            for pool, link in taken:
-                pool.give_back(link, discard=discard)
+        count = len(queue)
+        self.engine.calls += 1
+        decode = None
+        if queue.options and any(NEVER_DECODE in options for options in queue.options.values()):
+            decode = [NEVER_DECODE not in queue.options.get(i, ()) for i in range(count)]
+        results: list[Any] = [_UNANSWERED] * count
+        started = time.monotonic()
+        if reads:
+            pinned = {**pinned, **self._choose_reads(queue, dict.fromkeys(reads))}
+        parts, failures = parts_of(queue.batch, self.engine.table, pinned)
+        troubled, more = run(queue.batch, parts, results, decode, discard=discard)
         troubled += failures
-        for job in jobs:
-            if job.failure is not None:
-                for position, index in enumerate(job.indices[job.answered :], job.answered):
-                    failures[index] = LinkFailure(
-                        str(job.failure), sent=position < job.written, timed_out=job.failure.timed_out
+        failures.update(more)
+        if recorder._metrics_collector is not None:
+            for endpoint, members in parts:
+                wrong = next((results[i] for i in members if type(results[i]) is ServerError), None)
+                failure = next((more[i] for i in members if i in more), None)
+                error = failure or (parse_error(wrong.text) if wrong is not None else None)
+                self.record("PIPELINE", started, endpoint.node, error)
+        errors: dict[int, Exception] = {}
+        if troubled:
+            errors = self._settle(
+                queue, troubled, results, failures, decode, pinned, reads, discard, redirections
+            )
+        if self.on_written:
+            self.wrote(queue.calls)
+        for index, plan in queue.shaped:
+            if index not in errors:
+                results[index] = self.value(plan, results[index], queue.options.get(index, {}))
+        for index, error in errors.items():
+            results[index] = error
+        return results, errors
+
+    def _choose_reads(self, queue: Queue, reads: Mapping[int, Address | None]) -> dict[int, Endpoint]:
+        def choose(shard: Sequence[Endpoint], slot: int, failed: Address | None) -> Endpoint:
+            return self.nodes.reader_for(shard, slot, self.session, failed=failed)
+
+        own_writes = self.session is not None
+        return choose_reads(queue.batch, self.engine.table, reads, choose, own_writes=own_writes)
+
+    def _settle(
+        self,
+        queue: Queue,
+        troubled: list[int],
+        results: list[Any],
+        failures: dict[int, Exception],
+        decode: list[bool] | None,
+        pinned: dict[int, Endpoint],
+        reads: Sequence[int],
+        discard: bool,
+        redirections: bool,
+    ) -> dict[int, Exception]:
+        """Sends again what was redirected or surely not executed; the exceptions of the rest, by index."""
+        batch, nodes = queue.batch, self.nodes
+        errors: dict[int, Exception] = {}
+        pause_after = self.policy.pauses(time.monotonic)
+        failed_times = redirects = 0
+
+        def asked(index: int) -> Address | None:
+            if index in pinned:
+                return pinned[index].node
+            slot = batch.slot(index)
+            return self._primary_of(slot) if slot >= 0 else None
+
+        def repeatable(index: int) -> bool:
+            found = find(queue.call(index))
+            return found is not None and found[0].repeatable
+
+        def next_pause() -> float | None:
+            left = redirections and failed_times < self.policy.retries
+            return pause_after(failed_times + 1) if left else None
+
+        while troubled:
+            verdict = judge(
+                troubled,
+                results,
+                failures,
+                asked=asked,
+                repeatable=repeatable,
+                remap=nodes.address_remap,
+                redirects_left=redirections and redirects < REDIRECTS_MAX,
+                next_pause=next_pause,
+                first_failure=not failed_times,
+                closed=nodes.closed,
+                retry_writes=self.policy.retry_writes,
+                may_repeat=self._may_repeat,
+            )
+            for index, error in verdict.errors.items():
+                options = queue.options.get(index, {})
+                if EMPTY_RESPONSE in options and index not in failures:
+                    results[index] = options[EMPTY_RESPONSE]
+                else:
+                    errors[index] = error
+            for index in verdict.nested:
+                results[index] = exceptions_in(results[index].reply)
+            for address in verdict.reconnect:
+                nodes.reconnect(address)
+            for slot, address in verdict.moved.items():
+                self.moved(slot, address)
+            if not verdict.again and not verdict.ask:
+                if failures and not nodes.closed:
+                    # For the sake of later calls.
+                    nodes.refresher.want()
+                break
+            redirects += 1
+            if verdict.pause is not None:
+                failed_times += 1
+                redirects = 0
+                if (
+                    failed_times == 1
+                    and set(verdict.again) <= set(reads)
+                    and nodes.others_answer([(batch.slot(i), asked(i)) for i in verdict.again], self.session)
+                ):
+                    nodes.refresher.want()
+                elif verdict.refresh:
+                    self.refresh(
+                        next((asked(i) for i in verdict.again if i in failures), None), verdict.pause
                     )
-        return troubled, failures
-
-    def command_of(self, args: tuple[Any, ...]) -> Command | None:
-        """The facts of the command that ``args`` call."""
-        found = find(args)
-        return None if found is None else found[0]
-
-
-NAMELESS = "A command needs a name in text or bytes: pass it as the first argument, e.g. 'GET'."
-CLOSED = "This client was closed. Enter it again with `with client:` or make a new one."
-
-
-# Failures that another try would only meet again.
-FINAL = (AuthenticationError, MaxConnectionsError)
-
-
-def _by_address(part: tuple[Endpoint, list[int]]) -> Address:
-    return part[0].node
-
-
-def failed(failure: Exception) -> Exception:
-    """The exception of redis-py's tree for a call that got no reply."""
-    if not isinstance(failure, LinkFailure):
-        return failure
-    if not failure.sent:
-        made: Exception = NotSentError(f"{failure}: the command was not sent")
-    elif failure.timed_out:
-        made = UnknownOutcomeTimeoutError(f"{failure}: the command may or may not have been executed")
-    else:
-        made = UnknownOutcomeError(f"{failure}: the command may or may not have been executed")
-    made.__cause__ = failure
-    return made
-
-
-__all__ = [
-    "CLOSED",
-    "NAMELESS",
-    "UNANSWERED",
-    "Dispatcher",
-    "ResponseError",
-    "exceptions_in",
-    "failed",
-]
+                else:
+                    time.sleep(verdict.pause)
+                if nodes.closed:
+                    errors.update({index: ClosedClientError(CLOSED) for index in verdict.again})
+                    break
+            elif verdict.wait:
+                time.sleep(TRYAGAIN_PAUSE * redirects)
+            unread = {i: asked(i) for i in sorted(set(reads).intersection(verdict.again))}
+            for index in (*verdict.again, *(i for members in verdict.ask.values() for i in members)):
+                results[index] = _UNANSWERED
+                if batch.slot(index) >= 0:
+                    # A read goes to its replica once; a command for a node that the caller named goes nowhere else.
+                    pinned.pop(index, None)
+            if unread:
+                pinned.update(self._choose_reads(queue, unread))
+            parts, failures = parts_of(batch, self.engine.table, pinned, verdict.again)
+            troubled, more = run(batch, parts, results, decode, discard=discard)
+            troubled += failures
+            failures.update(more)
+            if verdict.ask:
+                ask = [(nodes.endpoint_of(node), Indices(some)) for node, some in verdict.ask.items()]
+                asked_again, more = run(batch, ask, results, decode, asking=True)
+                troubled += asked_again
+                failures.update(more)
+        return errors

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Forkable(Protocol):
@@ -20,6 +21,12 @@ _known: weakref.WeakSet[Forkable] = weakref.WeakSet()
 def remember(thing: Forkable) -> None:
     """Calls ``thing.forget()`` in every child process, as long as ``thing`` lives."""
     _known.add(thing)
+
+
+def renew_lock(dispatcher: Any) -> None:
+    """In a child process: a new lock for redis-py's event dispatcher, which has no care for forks itself."""
+    if hasattr(dispatcher, "_lock"):
+        dispatcher._lock = threading.RLock()
 
 
 def _forget_all() -> None:

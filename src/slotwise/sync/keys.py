@@ -9,6 +9,7 @@ from redis._parsers import Encoder
 from redis.cluster import SLOT_ID
 
 from slotwise._slots import SLOTS, key_slot
+from slotwise.commands import shown
 from slotwise.errors import RedisClusterException
 from slotwise.routing.plan import keys_in
 
@@ -38,16 +39,16 @@ class Routing:
         if name == "CLIENT TRACKING":
             return None
         if name in ("EVAL", "EVALSHA") and len(args) <= 2:
-            raise RedisClusterException(f"Invalid args in command: {args}")
+            raise RedisClusterException(f"Invalid args in command: {shown(command)}")
         keys = keys_in(args)
         if not keys:
             if name in ("EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"):
                 return random.randrange(SLOTS)
             raise RedisClusterException(
                 "No way to dispatch this command to Redis Cluster. Missing key.\n"
-                f"You can execute the command by specifying target nodes.\nCommand: {args}"
+                f"You can execute the command by specifying target nodes.\nCommand: {shown(command)}"
             )
         slot = self.keyslot(keys[0])
         if any(self.keyslot(key) != slot for key in keys[1:]):
-            raise RedisClusterException(f"{command} - all keys must map to the same key slot")
+            raise RedisClusterException(f"{shown(command)} - all keys must map to the same key slot")
         return slot

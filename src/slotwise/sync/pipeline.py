@@ -8,46 +8,42 @@ goes again, per node in one batch; what was answered never does.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.cluster
 from redis._parsers.commands import CommandPolicies
-from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.cluster import AbstractStrategy, ClusterNode, PipelineCommand
 from redis.cluster import TransactionStrategy as RedisTransactionStrategy
-from redis.observability import recorder
 
-from slotwise._calls import PipelineCalls, Queue, split
-from slotwise._link import Endpoint, Flawed, ServerError
-from slotwise.commands import Own, find, own_of
+from slotwise._batch import Queue
+from slotwise._calls import PipelineCalls, ShortWay
+from slotwise._engine import Endpoint
+from slotwise.commands import Own, find, own_of, shown
 from slotwise.errors import (
+    AskError,
     BusyLoadingError,
-    ClusterError,
     CommandRefusedError,
     ConnectionError,
     DataError,
-    MovedError,
     RedisClusterException,
-    SlotNotCoveredError,
+    RedisError,
     TimeoutError,
+    TryAgainError,
     UnknownOutcomeError,
     UnknownOutcomeTimeoutError,
     WatchError,
-    parse_error,
 )
+from slotwise.routing.conversation import FINAL, is_mere_loss
+from slotwise.routing.errors_inside import annotate
 from slotwise.routing.plan import Plan
-from slotwise.routing.redirects import REDIRECTS_MAX, Step, after_error
-from slotwise.routing.topology import Address, resolve
-from slotwise.sync.dispatch import (
-    FINAL,
-    NAMELESS,
-    TRYAGAIN_PAUSE,
-    UNANSWERED,
-    exceptions_in,
-)
+from slotwise.routing.redirects import Step, after_exception
+from slotwise.routing.topology import Address
+from slotwise.routing.watches import REBALANCED, Refusals
+from slotwise.sync.dispatch import NAMELESS
 from slotwise.sync.keys import Routing
 from slotwise.sync.nodes import NodesManager
 
@@ -65,7 +61,7 @@ class OfClient:
         return self if pipe is None else getattr(pipe.cluster_client, self._name)
 
 
-class ClusterPipeline(PipelineCalls, Routing, redis.cluster.ClusterPipeline):
+class ClusterPipeline(PipelineCalls, ShortWay, Routing, redis.cluster.ClusterPipeline):
     """redis-py's ClusterPipeline by its surface: tracers replace ``execute`` there and read ``command_stack`` here."""
 
     commands_parser = OfClient()
@@ -92,10 +88,14 @@ class ClusterPipeline(PipelineCalls, Routing, redis.cluster.ClusterPipeline):
         self.cluster_client = cluster
         self.reinitialize_counter = 0
         dispatcher = cluster._dispatcher
-        self._short_plans = None if transaction or dispatcher.strategy else dispatcher.short_plans()
+        self._short_plans = None if transaction or cluster.nodes_manager.readers else dispatcher.short_plans()
         self._execution_strategy: AbstractStrategy = (
             TransactionStrategy(self) if transaction else PipelineStrategy(self)
         )
+
+    def __len__(self) -> int:
+        strategy = self._execution_strategy
+        return len(self._queue if isinstance(strategy, PipelineStrategy) else strategy.command_queue)
 
     def delete(self, *names: Any) -> Any:
         """Queues DEL of one key (of several on one slot with ``transaction=True``); the pipeline again."""
@@ -121,27 +121,37 @@ class ClusterPipeline(PipelineCalls, Routing, redis.cluster.ClusterPipeline):
 class PipelineStrategy(redis.cluster.PipelineStrategy):
     """Commands of any slots, not atomic."""
 
-    _pipe: ClusterPipeline
-
     def __init__(self, pipe: ClusterPipeline) -> None:
         self._cluster = pipe.cluster_client
         self._dispatcher = self._cluster._dispatcher
         self._engine = self._dispatcher.engine
-        self._spread_reads = self._dispatcher.strategy is not None
-        super().__init__(pipe)
-        self._empty()
+        # What redis-py's __init__ would set, at a third of the price of a small pipeline.
+        self._pipe_reference = weakref.ref(pipe)
+        self._nodes_manager = self._cluster.nodes_manager
+        self._spread_reads = self._cluster.nodes_manager.readers is not None
+        self.command_flags = self._cluster.command_flags
+        self._queue = pipe._queue = Queue(self._engine.encoding)
+        # Nodes of the commands that are not routed by a slot.
+        self._pinned: dict[int, Endpoint] = {}
+        # Commands that a replica may answer.
+        self._reads: list[int] = []
+        # A command leaves its connection in a state that the next user must not meet.
+        self._discard = False
+
+    @property
+    def _pipe(self) -> ClusterPipeline:  # type: ignore[override]  # a plain attribute in redis-py
+        # Each would keep the other until the garbage collector comes, with all that the pipeline holds.
+        pipe = self._pipe_reference()
+        assert pipe is not None, "a strategy is its pipeline's alone"
+        return pipe
 
     def reset(self) -> None:
         """Empties the pipeline."""
-        if self._queue.calls:
-            self._empty()
-
-    def _empty(self) -> None:
-        self._queue = self._pipe._queue = Queue(self._engine.encoding)
-        # Nodes of the commands that are not routed by a slot, and of reads for replicas.
-        self._pinned: dict[int, Endpoint] = {}
-        # A command leaves its connection in a state that the next user must not meet.
-        self._discard = False
+        if len(self._queue):
+            self._queue.clear()
+            self._pinned.clear()
+            self._reads.clear()
+            self._discard = False
 
     @property  # type: ignore[misc]  # redis-py's can be set; here the commands are encoded by now
     def command_queue(self) -> list[PipelineCommand]:
@@ -149,13 +159,8 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         return [PipelineCommand(args, options.get(i, {}), i) for i, args in enumerate(self._queue.calls)]
 
     @property
-    def _command_queue(self) -> list[PipelineCommand]:
+    def _command_queue(self) -> list[PipelineCommand]:  # type: ignore[override]
         return self.command_queue
-
-    @_command_queue.setter
-    def _command_queue(self, queue: list[PipelineCommand]) -> None:
-        # redis-py's __init__ sets an empty list.
-        pass
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Encodes one command; the pipeline again, for chaining."""
@@ -187,9 +192,9 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         if targets is not None and not self._is_nodes_flag(targets):
             nodes = list(self._parse_target_nodes(targets))
             if len(nodes) > 1:
-                raise RedisClusterException(f"Too many targets for command {args}")
+                raise RedisClusterException(f"Too many targets for command {shown(args[0])}")
             if not nodes:
-                raise RedisClusterException(f"No targets were found to execute {args} command on")
+                raise RedisClusterException(f"No targets were found to execute {shown(args[0])} command on")
             endpoint = self._endpoint_of(nodes[0])
         else:
             slot, endpoint = self._route(args, plan, targets)
@@ -198,16 +203,11 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         self._discard |= own is Own.DISCARD
         if endpoint is not None:
             self._pinned[index] = endpoint
-
-    def by_slot(self, name: str, keys: list[Any], width: int = 1) -> tuple[list[list[int] | int], list[Any]]:
-        """Runs command ``name`` once per slot of ``keys``: the positions and the value of each command."""
-        plan = self._dispatcher.plan(name)
-        keyslot = None if self._engine.encoding is None else self._cluster.keyslot
-        positions = split(self._queue, name, keys, plan, keyslot, width)
-        return positions, self.execute()
+        elif self._spread_reads and plan.read:
+            self._reads.append(index)
 
     def _route(self, args: tuple[Any, ...], plan: Plan, flag: Any) -> tuple[int | None, Endpoint | None]:
-        """The slot of a command, or the node where it is not routed by a slot or a replica may answer it."""
+        """The slot of a command, or the node where it is not routed by a slot."""
         cluster = self._cluster
         if flag is None and plan.first_key and len(args) > plan.first_key:
             slot = cluster.keyslot(args[plan.first_key])
@@ -219,20 +219,15 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
             elif policies is None:
                 policies, found = cluster._policies_by_flag(args, name)
                 if found is not None:
-                    return self._slot_or_replica(found, plan)
+                    return found, None
             nodes = cluster._determine_nodes(
                 name, *args[1:], request_policy=policies.request_policy, nodes_flag=flag
             )
             if not nodes:
-                raise RedisClusterException(f"No targets were found to execute {args} command on")
+                raise RedisClusterException(f"No targets were found to execute {shown(args[0])} command on")
             if len(nodes) > 1:
-                raise RedisClusterException(f"Too many targets for command {args}")
+                raise RedisClusterException(f"Too many targets for command {shown(args[0])}")
             return None, self._endpoint_of(nodes[0])
-        return self._slot_or_replica(slot, plan)
-
-    def _slot_or_replica(self, slot: int, plan: Plan) -> tuple[int, Endpoint | None]:
-        if self._spread_reads and plan.read:
-            return slot, self._cluster.nodes_manager.endpoint_for(slot, self._dispatcher.strategy)
         return slot, None
 
     def _endpoint_of(self, node: ClusterNode) -> Endpoint:
@@ -243,7 +238,7 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Sends everything; values in the order of the calls."""
         # ClusterPipeline.execute empties the pipeline afterwards.
-        return self._execute(raise_on_error) if self._queue.calls else []
+        return self._execute(raise_on_error) if len(self._queue) else []
 
     def send_cluster_commands(
         self, stack: Any, raise_on_error: bool = True, allow_redirections: bool = True
@@ -257,163 +252,14 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
 
     def _execute(self, raise_on_error: bool, redirections: bool = True) -> list[Any]:
         queue = self._queue
-        count = len(queue)
-        decode = None
-        if any(NEVER_DECODE in options for options in queue.options.values()):
-            decode = [NEVER_DECODE not in queue.options.get(i, ()) for i in range(count)]
-        results: list[Any] = [UNANSWERED] * count
-        started = time.monotonic()
-        parts, failures = self._parts(range(count), first=True)
-        troubled, more = self._dispatcher.run(queue.batch, parts, results, decode, discard=self._discard)
-        troubled += failures
-        failures.update(more)
-        if recorder._metrics_collector is not None:
-            for endpoint, members in parts:
-                wrong = next((results[i] for i in members if type(results[i]) is ServerError), None)
-                failure = next((more[i] for i in members if i in more), None)
-                error = failure or (parse_error(wrong.text) if wrong is not None else None)
-                self._dispatcher.record("PIPELINE", started, endpoint, error)
-        errors = self._settle(troubled, results, failures, decode, redirections) if troubled else {}
-        value = self._dispatcher.value
-        for index, plan in queue.shaped:
-            if index not in errors:
-                results[index] = value(plan, results[index], queue.options.get(index, {}))
-        if errors:
-            for index, error in errors.items():
-                results[index] = error
-            if raise_on_error:
-                first = min(errors)
-                self.annotate_exception(errors[first], first + 1, queue.calls[first])
-                raise errors[first]
+        results, errors = self._dispatcher.run(
+            queue, self._pinned, reads=self._reads, discard=self._discard, redirections=redirections
+        )
+        if errors and raise_on_error:
+            first = min(errors)
+            annotate(errors[first], first + 1, queue.call(first))
+            raise errors[first]
         return results
-
-    def _parts(
-        self, indices: Any, *, first: bool
-    ) -> tuple[list[tuple[Endpoint, list[int]]], dict[int, Exception]]:
-        """Commands by endpoint, and those whose slot nobody serves."""
-        failures: dict[int, Exception] = {}
-        table = self._engine.table
-        parts: dict[Endpoint, list[int]] = {}
-        if first and not self._pinned:
-            # The whole batch: grouped without leaving compiled code.
-            groups = self._queue.batch.by_shard(table)
-            for shard, members in groups.items():
-                if shard >= 0:
-                    parts[table.shards[shard][0]] = members
-            indices = groups.get(-1, ())
-        for index in indices:
-            slot = self._queue.batch.slot(index)
-            # A read goes to its replica once; a command for a node that the caller named goes nowhere else.
-            endpoint = self._pinned.get(index) if first or slot < 0 else None
-            if endpoint is None:
-                shard_nodes = table[slot] if slot >= 0 else None
-                if shard_nodes is None:
-                    failures[index] = SlotNotCoveredError(f'Slot "{slot}" not covered by the cluster.')
-                    continue
-                endpoint = shard_nodes[0]
-            parts.setdefault(endpoint, []).append(index)
-        return list(parts.items()), failures
-
-    def _settle(
-        self,
-        troubled: list[int],
-        results: list[Any],
-        failures: dict[int, Exception],
-        decode: list[bool] | None,
-        redirections: bool,
-    ) -> dict[int, Exception]:
-        """Sends again what was redirected or surely not executed; the exceptions of the rest, by index."""
-        errors: dict[int, Exception] = {}
-        nodes = self._cluster.nodes_manager
-        retries = self._dispatcher.retry.get_retries()
-        failed_times = redirected = 0
-        while troubled:
-            again: list[int] = []
-            ask: dict[Endpoint, list[int]] = {}
-            refresh = wait = moved = False
-            for index in troubled:
-                reply = results[index]
-                if type(reply) is Flawed:
-                    results[index] = exceptions_in(reply.reply)
-                elif isinstance(reply, Exception):
-                    errors[index] = reply
-                elif type(reply) is ServerError:
-                    host = self._host_of(index)
-                    step = after_error(reply.text, host, nodes.address_remap)
-                    if step.step is Step.GIVE_UP or not redirections or redirected >= REDIRECTS_MAX:
-                        gone = redirections and step.step is not Step.GIVE_UP
-                        errors[index] = ClusterError("TTL exhausted.") if gone else parse_error(reply.text)
-                        options = self._queue.options.get(index, {})
-                        if EMPTY_RESPONSE in options:
-                            del errors[index]
-                            results[index] = options[EMPTY_RESPONSE]
-                        continue
-                    if step.step is Step.GO:
-                        nodes.moved(step.slot, step.address)  # type: ignore[arg-type]
-                        moved = True
-                        again.append(index)
-                    elif step.step is Step.ASK:
-                        ask.setdefault(nodes.endpoint_of(step.address), []).append(index)  # type: ignore[arg-type]
-                    elif step.step is Step.WAIT:
-                        wait = True
-                        again.append(index)
-                    elif failed_times >= retries:
-                        errors[index] = parse_error(reply.text)
-                    else:
-                        refresh = True
-                        again.append(index)
-                else:
-                    failure = failures[index]
-                    command = self._dispatcher.command_of(self._queue.calls[index])
-                    repeatable = command is not None and command.repeatable
-                    error = self._dispatcher.verdict(failure, repeatable, failed_times < retries)
-                    if error is not None:
-                        errors[index] = error
-                    else:
-                        refresh = True
-                        again.append(index)
-            if not again and not ask:
-                if failures and not refresh and not nodes.closed:
-                    self._refresh(0)
-                break
-            redirected += 1
-            if refresh:
-                failed_times += 1
-                redirected = 0
-                self._refresh(failed_times)
-            elif wait:
-                time.sleep(TRYAGAIN_PAUSE * redirected)
-            elif moved:
-                self._dispatcher.moves += 1
-            for index in (*again, *(i for members in ask.values() for i in members)):
-                results[index] = UNANSWERED
-            parts, failures = self._parts(again, first=False)
-            troubled, more = self._dispatcher.run(
-                self._queue.batch, parts, results, decode, discard=self._discard
-            )
-            troubled += failures
-            failures.update(more)
-            if ask:
-                asked, more = self._dispatcher.run(
-                    self._queue.batch, list(ask.items()), results, decode, asking=True
-                )
-                troubled += asked
-                failures.update(more)
-        return errors
-
-    def _host_of(self, index: int) -> str:
-        endpoint = self._pinned.get(index)
-        if endpoint is None:
-            shard = self._engine.table[self._queue.batch.slot(index)]
-            endpoint = shard[0] if shard else None
-        return endpoint.node.host if endpoint is not None else ""
-
-    def _refresh(self, failures: int) -> None:
-        if failures:
-            time.sleep(max(0.0, self._dispatcher.retry._backoff.compute(failures)))
-        # The next try tells, with an exception of its own.
-        with suppress(ConnectionError, RedisClusterException):
-            self._cluster.nodes_manager.initialize()
 
 
 class TransactionStrategy(RedisTransactionStrategy):
@@ -426,32 +272,61 @@ class TransactionStrategy(RedisTransactionStrategy):
     def __init__(self, pipe: ClusterPipeline) -> None:
         super().__init__(pipe)
         self._dispatcher = pipe.cluster_client._dispatcher
+        self._refusals = Refusals()
+        self._retry.update_supported_errors([TryAgainError])
+
+    def annotate_exception(self, exception: Exception, number: int, command: Any) -> None:
+        annotate(exception, number, command)
 
     def _reinitialize_on_error(self, error: Exception, failure_count: int) -> None:
-        if isinstance(error, MovedError):
+        connection = self._transaction_connection
+        host = connection.host if connection is not None else ""
+        step = after_exception(error, host, self._nodes_manager.address_remap)
+        if step.step is Step.GO:
+            assert step.address is not None
             # redis-py leaves the slot where it was until a whole refresh.
-            self._nodes_manager.moved(
-                error.slot_id, resolve(error.host, error.port, "", self._nodes_manager.address_remap)
-            )
-        elif isinstance(error, (UnknownOutcomeError, *FINAL)):
+            self._dispatcher.moved(step.slot, step.address)
+        elif isinstance(error, (UnknownOutcomeError, *FINAL)) or (
+            isinstance(error, AskError) and step.step is Step.GIVE_UP
+        ):
             raise error
-        super()._reinitialize_on_error(error, failure_count)
+        if step.step in (Step.GO, Step.GIVE_UP) or self._watched:
+            # After ASK and TRYAGAIN the same node is asked until the slot's keys have moved: ASKING would be queued in
+            # a transaction, so that no other node can answer EXEC.
+            self._let_go()
+        told: Exception | None = None
+        pause = 0.0
+        if self._watched:
+            # What refuses a transaction ends its WATCH as well, and another node knows nothing of it.
+            self._watched = False
+            told, pause = self._refusals.after(error, step.step, self._dispatcher.policy, time.monotonic)
+        if isinstance(error, self.CONNECTION_ERRORS) and not (failure_count == 1 and is_mere_loss(error)):
+            self._dispatcher.refresh(None, pause)
+        else:
+            time.sleep(pause)
+        self._executing = False
+        if told is not None:
+            raise told
 
     def _get_connection_and_send_command(self, *args: Any, **options: Any) -> Any:
-        command = self._dispatcher.command_of(args)
-        repeatable = args[0] in self.IMMEDIATE_EXECUTE_COMMANDS or (
-            command is not None and command.repeatable
-        )
+        found = find(args)
+        repeatable = args[0] in self.IMMEDIATE_EXECUTE_COMMANDS or (found is not None and found[0].repeatable)
         with self._loss_told(repeatable):
             value = super()._get_connection_and_send_command(*args, **options)
         if args[0] in self.IMMEDIATE_EXECUTE_COMMANDS:
             self._watched = args[0] == "WATCH"
+        self._dispatcher.wrote((args,))
         return value
 
     def _execute_transaction(self, stack: list[PipelineCommand], raise_on_error: bool) -> list[Any]:
-        with self._loss_told(False):
-            values: list[Any] = super()._execute_transaction(stack, raise_on_error)
-        return values
+        try:
+            with self._loss_told(False):
+                values: list[Any] = super()._execute_transaction(stack, raise_on_error)
+            return values
+        finally:
+            if not self._executing:
+                self._refusals.answered()
+            self._dispatcher.wrote(command.args for command in stack)
 
     def _get_client_and_connection_for_transaction(self) -> Any:
         connection = self._transaction_connection
@@ -461,13 +336,13 @@ class TransactionStrategy(RedisTransactionStrategy):
                 # Another call met the MOVED.
                 self._let_go()
                 if self._watched:
-                    raise WatchError("Slot rebalancing occurred while watching keys")
+                    self._watched = False
+                    raise WatchError(REBALANCED)
         return super()._get_client_and_connection_for_transaction()
 
     @contextmanager
     def _loss_told(self, repeatable: bool) -> Iterator[None]:
-        """A lost connection ends the transaction where redis-py would go on over another one: once more, or without
-        the WATCH."""
+        """A lost connection ends the transaction where redis-py would execute it once more over another one."""
         try:
             yield
         except (ConnectionError, TimeoutError) as error:
@@ -476,8 +351,13 @@ class TransactionStrategy(RedisTransactionStrategy):
             if sent and not repeatable:
                 kind = UnknownOutcomeTimeoutError if isinstance(error, TimeoutError) else UnknownOutcomeError
                 raise kind(f"{error}: the transaction may or may not have been executed") from error
-            if self._watched:
-                raise WatchError("The connection was lost, and the WATCH with it: begin again") from error
+            raise
+        except RedisError:
+            # The server's answer: every reply was read.
+            raise
+        except BaseException:
+            # Perhaps in the middle of the replies, as by a signal handler: nobody may read the rest as his own.
+            self._let_go()
             raise
 
     def _let_go(self) -> None:
@@ -488,5 +368,20 @@ class TransactionStrategy(RedisTransactionStrategy):
 
     def reset(self) -> None:
         """Ends the transaction; the connection goes back to its pool."""
+        # redis-py gives it back and then forgets it. Interrupted in between, it would give back once more what somebody
+        # else has by then.
+        connection, self._transaction_connection = self._transaction_connection, None
+        if connection is not None:
+            try:
+                if self._watching:
+                    connection.send_command("UNWATCH")
+                    connection.read_response()
+            except self.CONNECTION_ERRORS:
+                connection.disconnect()
+            except BaseException:
+                connection.disconnect()
+                raise
+            finally:
+                self._nodes_manager.pool_of(Address(connection.host, connection.port)).release(connection)
         super().reset()
         self._watched = False
