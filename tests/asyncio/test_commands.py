@@ -1,6 +1,8 @@
 """Commands and pipelines, and every way to wait for them."""
 
 import asyncio
+import contextlib
+import gc
 import inspect
 import sys
 import warnings
@@ -51,7 +53,7 @@ def test_pipeline_tells_errors_apart(cluster: LocalCluster) -> None:
             first, error, last = await pipe.execute(raise_on_error=False)
             assert (first, last) == (True, b"1")
             assert isinstance(error, ResponseError)
-            with pytest.raises(ResponseError, match=r"Command # 2 \(INCRBY aio:text 1\) of pipeline"):
+            with pytest.raises(ResponseError, match=r"Command # 2 \(INCRBY\) of pipeline"):
                 await client.pipeline().get("aio:first").incr("aio:text").execute()
 
     run(main)
@@ -62,11 +64,11 @@ def test_pipeline_to_named_nodes(cluster: LocalCluster) -> None:
         async with RedisCluster.from_url(cluster.url) as client:
             node = client.get_primaries()[-1]
             pipe = client.pipeline()
-            pipe.execute_command("CONFIG GET", "port", target_nodes=node)
+            pipe.execute_command("CLUSTER MYID", target_nodes=node)
             pipe.execute_command("CLUSTER COUNTKEYSINSLOT", 0)
             pipe.execute_command("PING", target_nodes=RedisCluster.RANDOM)
-            port, count, pong = await pipe.execute()
-            assert port == {"port": str(node.port)}
+            identity, count, pong = await pipe.execute()
+            assert [identity.decode()] == [other.id for other in cluster.nodes if other.port == node.port]
             assert isinstance(count, int)
             assert pong is True
 
@@ -96,13 +98,71 @@ def test_transaction_with_watch(cluster: LocalCluster) -> None:
 
 
 def test_what_is_never_awaited_is_never_sent(cluster: LocalCluster) -> None:
+    """Short ways, long ways, several slots and pipelines: each warns, as a coroutine does."""
+
     async def main() -> None:
         async with RedisCluster.from_url(cluster.url) as client:
             await client.set("aio:quiet", 0)
-            for call in (client.incr, client.incrby, client.decr):
+            pipe = client.pipeline().set("aio:quiet", 1)
+            for call in (
+                lambda: client.incr("aio:quiet"),
+                lambda: client.incrby("aio:quiet"),
+                lambda: client.decr("aio:quiet"),
+                lambda: client.set("aio:quiet", 1),
+                lambda: client.set("aio:quiet", 1, ex=100),
+                lambda: client.execute_command("SET", "aio:quiet", 1),
+                lambda: client.mset_nonatomic({"aio:quiet": 1, "aio:quiet:2": 1}),
+                lambda: client.delete("aio:quiet"),
+                lambda: client.get("aio:quiet"),
+                lambda: client.hget("aio:quiet", "f"),
+                lambda: pipe.execute(),
+            ):
                 with pytest.warns(RuntimeWarning, match="never awaited"):
-                    call("aio:quiet")
+                    call()
             assert await client.get("aio:quiet") == b"0"
+
+    run(main)
+
+
+def test_a_call_is_awaited_once(cluster: LocalCluster) -> None:
+    async def main() -> None:
+        async with RedisCluster.from_url(cluster.url) as client:
+            call = client.incr("aio:once")
+            await call
+            with pytest.raises(RuntimeError, match="already awaited"):
+                await call
+            await client.delete("aio:once")
+
+    run(main)
+
+
+def test_a_call_may_be_what_a_loop_runs(cluster: LocalCluster) -> None:
+    """``asyncio.run(client.get(key))``: each call has a loop of its own, and opens connections there."""
+    client = RedisCluster.from_url(cluster.url)
+
+    async def end() -> None:
+        await client.aclose()
+
+    with warnings.catch_warnings():
+        # Nobody closes a connection when its loop has ended.
+        warnings.simplefilter("ignore", ResourceWarning)
+        assert asyncio.run(client.set("aio:run", 1)) is True
+        assert asyncio.run(client.get("aio:run")) == b"1"
+        assert asyncio.run(client.pipeline().incr("aio:run").execute()) == [2]
+        asyncio.run(end())
+        gc.collect()
+
+
+def test_a_call_from_another_thread(cluster: LocalCluster) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with RedisCluster.from_url(cluster.url) as client:
+
+            def elsewhere() -> object:
+                return asyncio.run_coroutine_threadsafe(client.get("aio:thread"), loop).result(10)
+
+            await client.set("aio:thread", "x")
+            assert await asyncio.to_thread(elsewhere) == b"x"
 
     run(main)
 
@@ -117,6 +177,10 @@ def test_every_way_to_wait(cluster: LocalCluster) -> None:
             assert await asyncio.ensure_future(client.get("aio:wait")) == b"x"
             assert await asyncio.wait_for(client.get("aio:wait"), 5) == b"x"
             assert await asyncio.shield(client.get("aio:wait")) == b"x"
+            assert await asyncio.gather(client.get("aio:wait"), client.exists("aio:wait")) == [b"x", 1]
+            tasks = {asyncio.ensure_future(client.get("aio:wait")) for _ in range(3)}
+            finished, unfinished = await asyncio.wait(tasks)
+            assert ([task.result() for task in finished], unfinished) == ([b"x"] * 3, set())
             done = [await first for first in asyncio.as_completed([client.get("aio:wait") for _ in range(3)])]
             assert done == [b"x"] * 3
 
@@ -134,6 +198,13 @@ def test_task_groups_and_timeouts(cluster: LocalCluster) -> None:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await client.blpop("aio:no-list", timeout=0)
+            assert await client.get("aio:group") == b"x"
+            with contextlib.suppress(Exception):
+                async with asyncio.TaskGroup() as group:
+                    failing = group.create_task(client.incr("aio:group"))
+                    blocked = group.create_task(client.blpop("aio:no-list", timeout=0))
+            assert isinstance(failing.exception(), ResponseError)
+            assert blocked.cancelled(), "the group cancelled it"
             assert await client.get("aio:group") == b"x"
 
     run(main)
@@ -157,6 +228,10 @@ def test_anyio(cluster: LocalCluster) -> None:
             with anyio.move_on_after(0.05) as scope:
                 await client.blpop("aio:no-list", timeout=0)
             assert scope.cancelled_caught
+            with pytest.raises(TimeoutError), anyio.fail_after(0.05):
+                await client.blpop("aio:no-list", timeout=0)
+            with anyio.fail_after(5):
+                assert await client.get("aio:any") == b"x"
 
     anyio.run(main)
 

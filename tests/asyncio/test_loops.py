@@ -1,15 +1,18 @@
 """Clients and event loops: one each, several threads, one after the other; and the end of both."""
 
 import asyncio
+import random
 import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from slotwise.asyncio import RedisCluster
 from slotwise.errors import ConnectionError
 from slotwise.local import LocalCluster
+from slotwise.testing.scripted import ScriptedCluster
 from tests.asyncio.loops import run
-from tests.fixtures.scripted import ScriptedCluster
 
 
 def test_loops_in_threads_with_a_client_each(cluster: LocalCluster) -> None:
@@ -96,6 +99,108 @@ def test_closing_ends_what_is_under_way() -> None:
         finally:
             release.set()
         assert node.count("GET") == 1, "nothing is sent again after the end"
+
+
+def test_the_end_of_a_block_spares_other_tasks(cluster: LocalCluster) -> None:
+    """taskiq-redis enters one client for every result that it stores, and polls the same client for others."""
+
+    async def main() -> None:
+        client = RedisCluster.from_url(cluster.url)
+        await client.delete(*(f"aio:outside:{n}" for n in range(5)))
+
+        async def inside() -> None:
+            for number in range(20):
+                async with client as entered:
+                    await entered.set("aio:inside", number)
+                await asyncio.sleep(0)
+
+        async def outside(number: int) -> None:
+            for count in range(1, 101):
+                assert await client.incr(f"aio:outside:{number}") == count
+                await client.pipeline().get("aio:inside").incr(f"aio:outside:{number}", 0).execute()
+
+        await asyncio.gather(*(inside() for _ in range(5)), *(outside(number) for number in range(5)))
+        await client.aclose()
+
+    run(main)
+
+
+def test_blocks_end_at_any_time(cluster: LocalCluster) -> None:
+    """Blocks that end while others begin, and all kinds of calls from tasks outside of them."""
+    names = [f"aio:any:{n}" for n in range(20)]
+
+    async def main() -> None:
+        client = RedisCluster.from_url(cluster.url)
+        await client.mset_nonatomic(dict.fromkeys(names, 1))
+        draw = random.Random(7)
+        going = 8
+
+        async def block() -> None:
+            nonlocal going
+            for _ in range(120):
+                async with client:
+                    for _ in range(draw.randrange(3)):
+                        await asyncio.sleep(0)
+                    if draw.random() < 0.5:
+                        assert await client.exists(*names) == len(names)
+                for _ in range(draw.randrange(8)):
+                    await asyncio.sleep(0)
+            going -= 1
+
+        async def outside(call: Callable[[], Awaitable[Any]], expected: Any) -> int:
+            count = 0
+            while going:
+                assert await call() == expected
+                count += 1
+            return count
+
+        counts = await asyncio.gather(
+            outside(lambda: client.exists(*names), len(names)),
+            outside(lambda: client.mget_nonatomic(names), [b"1"] * len(names)),
+            outside(lambda: client.get(names[0]), b"1"),
+            outside(lambda: client.strlen(names[1]), 1),
+            outside(lambda: client.pipeline().get(names[2]).strlen(names[3]).execute(), [b"1", 1]),
+            outside(lambda: client.cluster_keyslot("a"), 15495),
+            outside(lambda: client.ping(target_nodes=RedisCluster.PRIMARIES), True),
+            *(block() for _ in range(going)),
+        )
+        assert all(counts[:7])
+        await client.aclose()
+
+    run(main)
+
+
+def test_the_end_of_a_block_does_not_wait_for_ever() -> None:
+    with ScriptedCluster(1) as cluster:
+        release = threading.Event()
+        cluster.nodes[0].expect("GET", "a").until(release)
+        cluster.nodes[0].expect("PING").often()
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url) as client:
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(client.get("a"), 0.05)
+
+        try:
+            run(main)
+            assert not release.is_set(), "the block ended without the reply"
+        finally:
+            release.set()
+
+
+def test_a_client_that_was_left_may_move_to_another_loop(cluster: LocalCluster) -> None:
+    client = RedisCluster.from_url(cluster.url)
+
+    async def use() -> None:
+        async with client:
+            await client.set("aio:moved", 1)
+
+    async def main() -> None:
+        await use()
+        await asyncio.to_thread(asyncio.run, use())
+        await use()
+
+    run(main)
 
 
 def test_a_closed_client_opens_again(cluster: LocalCluster) -> None:

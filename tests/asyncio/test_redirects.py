@@ -2,18 +2,20 @@
 
 import asyncio
 import threading
+from datetime import datetime
 from typing import Any
 
 import pytest
+from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from slotwise import key_slot
 from slotwise.asyncio import RedisCluster
 from slotwise.asyncio.connection import AsyncNodePool
-from slotwise.errors import NotSentError, UnknownOutcomeError
+from slotwise.errors import ConnectionError, NotSentError, TimeoutError, UnknownOutcomeError
+from slotwise.testing.scripted import ScriptedCluster
 from tests.asyncio.loops import run
-from tests.fixtures.scripted import ScriptedCluster
 
 SLOT = key_slot("key")
 
@@ -69,7 +71,7 @@ def test_acknowledged_pipeline_commands_are_not_sent_again(lost: str) -> None:
             old.expect("GET", "key").reply(b"moved")
 
         async def main() -> None:
-            async with RedisCluster.from_url(cluster.url) as client:
+            async with RedisCluster.from_url(cluster.url, reinitialize_steps=0) as client:
                 pipe = (
                     client.pipeline().incr("{key}n", 0).lrange("{key}l", 0, -1).hget("{key}h", "f").get("key")
                 )
@@ -94,7 +96,7 @@ def test_moved_leaves_connections_with_pending_replies_alone() -> None:
             first.expect("GET", key).reply(b"moved")
 
         async def main() -> None:
-            async with RedisCluster.from_url(cluster.url) as client:
+            async with RedisCluster.from_url(cluster.url, reinitialize_steps=0) as client:
                 pending = asyncio.create_task(client.get(bystander))
                 while not first.count("GET", bystander):
                     await asyncio.sleep(0.001)
@@ -140,8 +142,8 @@ def test_a_read_whose_reply_is_lost_is_repeated() -> None:
 def test_a_node_that_hangs_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     original = AsyncNodePool.open
 
-    async def hung_up(self: AsyncNodePool, *args: Any) -> Any:
-        link = await original(self, *args)
+    async def hung_up(self: AsyncNodePool, *args: Any, **options: Any) -> Any:
+        link = await original(self, *args, **options)
         link.close("hung up")
         return link
 
@@ -154,5 +156,106 @@ def test_a_node_that_hangs_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
                 for call in (client.get("key"), client.pipeline().get("key").execute()):
                     with pytest.raises(NotSentError):
                         await asyncio.wait_for(call, 10)
+
+        run(main)
+
+
+# -- calls to nodes that redis-py chooses ----------------------------------------------------------------------------
+
+
+def _one_node_goes(cluster: ScriptedCluster) -> None:
+    """The second node is gone, and the first has its slots."""
+    first, second = cluster.nodes
+    cluster.slots = [(0, 16383, [first])]
+    second.stop()
+
+
+@pytest.mark.parametrize(
+    ("call", "value"),
+    [
+        (lambda client: client.dbsize(), 7),
+        (lambda client: client.dbsize(target_nodes="all"), 7),
+        (lambda client: client.execute_command("DBSIZE", target_nodes="primaries"), 7),
+        (lambda client: client.execute_command("DBSIZE", target_nodes="random"), 7),
+        (lambda client: client.lastsave(target_nodes="default-node"), datetime.fromtimestamp(7)),
+    ],
+    ids=["by the command", "all", "primaries", "random", "default-node"],
+)
+@pytest.mark.parametrize("known", [True, False], ids=["open connections", "no connections"])
+def test_nodes_are_chosen_anew_when_one_is_gone(call: Any, value: Any, known: bool) -> None:
+    with ScriptedCluster(2) as cluster:
+        for node in cluster.nodes:
+            node.expect("DBSIZE").often().reply(7)
+            node.expect("LASTSAVE").often().reply(7)
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url, retry=Retry(NoBackoff(), 2)) as client:
+                client.set_default_node(client.get_node("127.0.0.1", cluster.nodes[1].port))
+                if known:
+                    await client.dbsize(target_nodes="all")
+                _one_node_goes(cluster)
+                for _ in range(8):
+                    assert await call(client) == value
+
+        run(main)
+
+
+def test_what_one_node_has_done_is_not_done_again_for_another() -> None:
+    with ScriptedCluster(2) as cluster:
+        first, second = cluster.nodes
+        first.expect("FUNCTION").reply(b"lib")
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url, retry=Retry(NoBackoff(), 2)) as client:
+                _one_node_goes(cluster)
+                with pytest.raises(ConnectionError, match=str(second.port)):
+                    await client.execute_command("FUNCTION LOAD", "code", target_nodes="primaries")
+                while not first.count("FUNCTION"):
+                    await asyncio.sleep(0.001)
+                # What surely was not sent goes to another node, if no other has it.
+                first.expect("FUNCTION").often().reply(b"lib")
+                for _ in range(8):
+                    assert (
+                        await client.execute_command("FUNCTION LOAD", "code", target_nodes="random") == b"lib"
+                    )
+
+        run(main)
+        assert first.count("FUNCTION") == 9
+
+
+def test_a_node_that_the_caller_names_is_not_replaced() -> None:
+    with ScriptedCluster(2) as cluster:
+        first, second = cluster.nodes
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url, retry=Retry(NoBackoff(), 2)) as client:
+                named = client.get_node("127.0.0.1", second.port)
+                _one_node_goes(cluster)
+                with pytest.raises(ConnectionError, match=str(second.port)):
+                    await client.dbsize(target_nodes=named)
+
+        run(main)
+        assert first.count("DBSIZE") == 0
+
+
+def test_a_pipeline_whose_link_opens_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedCluster(1) as cluster:
+        cluster.nodes[0].expect("INCRBY", "key").reply(1)
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url, retry=Retry(NoBackoff(), 3)) as client:
+                await client.initialize()
+                original = Connection.connect
+                late = 2
+
+                async def slow(self: Connection) -> None:
+                    nonlocal late
+                    late -= 1
+                    if late >= 0:
+                        raise TimeoutError("Timeout connecting to server")
+                    await original(self)
+
+                monkeypatch.setattr(Connection, "connect", slow)
+                assert await client.pipeline().incr("key").execute() == [1]
 
         run(main)

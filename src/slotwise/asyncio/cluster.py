@@ -3,49 +3,56 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-import random
+import inspect
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import redis.asyncio
 from redis._parsers.commands import RequestPolicy
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.observability import recorder
-from redis.client import EMPTY_RESPONSE, NEVER_DECODE
-from redis.cluster import SLOT_ID, LoadBalancingStrategy
+from redis.cache import CacheConfig, CacheFactory, CacheInterface
+from redis.client import NEVER_DECODE
 from redis.commands import READ_COMMANDS
 from redis.commands.helpers import list_or_args
-from redis.commands.policies import AsyncStaticPolicyResolver, StaticPolicyResolver
+from redis.commands.policies import AsyncStaticPolicyResolver
 from redis.himport import parse_himport_set_args
+from redis.utils import check_protocol_version
 
-from slotwise._aiolink import AsyncEndpoint, Unusual
-from slotwise._calls import AsyncCalls, scatter
-from slotwise._link import Flawed, LinkFailure
-from slotwise._slots import SLOTS, key_slot
-from slotwise.asyncio.connection import CLOSED
-from slotwise.asyncio.nodes import NodesManager, record
+from slotwise._aiolink import AsyncLink, Turns, Unusual
+from slotwise._batch import scatter
+from slotwise._calls import AsyncCalls, ShortPlans
+from slotwise._reply import MAX_REPLY_SIZE
+from slotwise.asyncio.caching import ReplyCache
+from slotwise.asyncio.connection import NAMELESS, drain
+from slotwise.asyncio.dispatch import REDIS_FUNNEL, Dispatch
+from slotwise.asyncio.distribution import measure
+from slotwise.asyncio.nodes import NodesManager
 from slotwise.asyncio.pipeline import ClusterPipeline
-from slotwise.commands import Own, find, own_of
+from slotwise.asyncio.pubsub import ClusterPubSub
+from slotwise.asyncio.session import AsyncView
+from slotwise.asyncio.tls import TLSConnection
 from slotwise.errors import (
-    ClosedClientError,
-    CommandRefusedError,
-    ConnectionError,
+    DataError,
+    NotSentError,
     RedisClusterException,
     RedisError,
-    SlotNotCoveredError,
-    TimeoutError,
 )
-from slotwise.routing.conversation import Moved, Outcome, Pause, Refresh, Send, converse
-from slotwise.routing.errors_inside import exceptions_in
-from slotwise.routing.plan import Plan, keys_in, plan_of
-from slotwise.routing.topology import Address
+from slotwise.routing import refresh
+from slotwise.routing.options import reply_size, seconds, seconds_or_none
+from slotwise.routing.plan import Plan
+from slotwise.routing.redirects import RetryWrites
+from slotwise.routing.replicas import ReadFrom, Session
+from slotwise.routing.retry import RetryBudget, RetryPolicy
+from slotwise.sync.distribution import Distribution
+from slotwise.sync.session import listener, view_of
+from slotwise.tls import SharedContext
 
 _REDIS = redis.asyncio.RedisCluster
-_REDIS_FUNNEL = _REDIS.__dict__["execute_command"]
-_KNOWN_POLICIES = StaticPolicyResolver()
+_OWN_STEP = Dispatch.__dict__["_execute_command"]
 
 
 class _Funnel:
@@ -57,55 +64,120 @@ class _Funnel:
 
     def __get__(self, client: RedisCluster | None, owner: type[RedisCluster]) -> Any:
         function = _REDIS.__dict__["execute_command"]
-        if function is _REDIS_FUNNEL:
+        if function is REDIS_FUNNEL:
             function = owner._execute if client is None else type(client)._execute
         return function.__get__(client, owner)
 
 
-class RedisCluster(_REDIS):
+def _with_options_of(original: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Shows the options of redis-py's ``__init__`` before our own: frameworks read them from the signature."""
+
+    def shown(function: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        theirs = inspect.signature(original)
+        wrapped = functools.wraps(original)(function)
+        wrapped.__signature__ = theirs.replace(  # type: ignore[attr-defined]
+            parameters=[*theirs.parameters.values(), *own]
+        )
+        return wrapped
+
+    return shown
+
+
+class RedisCluster(Dispatch):
     """A cluster client for asyncio, imported in place of redis-py's ``redis.asyncio.RedisCluster``.
 
     Takes every keyword of redis-py 8.1's class, gives the same values and raises the same exceptions. What differs:
 
     - All tasks share one connection per node; commands of one event-loop turn leave in one write. ``max_connections``
-      bounds the others, which blocking commands take; callers wait up to 20 seconds for one.
-    - A write whose reply was lost is not sent a second time: ``UnknownOutcomeError`` says so.
+      (default 100 per node) bounds the others, which blocking commands, transactions and pub/sub take; callers wait
+      up to 20 seconds for one.
+    - ``connections_per_node`` (default 1, at least 1, or ``DataError``) opens several shared connections per node, which
+      take turns: a large value then holds up fewer others, and a server with I/O threads reads them side by side.
+      Commands that one task does not await one after the other may be executed in any order.
+    - ``cache_config=CacheConfig()`` (or ``cache``, an object that several clients may share) keeps replies in the
+      process until the server tells that their key changed, as redis-py's client for threads does. It needs RESP3,
+      and raises ``RedisError`` for ``protocol=2``.
+    - A write whose reply was lost is not sent a second time: ``UnknownOutcomeError`` says so, unless
+      ``retry_writes="always"`` asks for redis-py's behaviour (default "safe"). Reads, and what surely never left the
+      process, are tried again as ``retry`` says, no longer than ``retry_timeout`` seconds after the first failure
+      (default None: no limit), and only as long as repetitions are a small share of all calls.
+    - ``load_balancing_strategy`` takes a `ReadFrom` as well: zones, latency, limits to how far behind a replica may be.
+    - The topology is asked for in the background: every ``topology_refresh_interval`` seconds (default 60, None for
+      never), and soon after a MOVED or a failure, at least ``topology_refresh_min_interval`` seconds (default 1) after
+      the last time. A node has ``topology_refresh_timeout`` seconds (default 2) to answer. MOVED patches the table at
+      once; ``reinitialize_steps=0`` makes it do no more than that, other numbers say nothing.
+    - A reply of more than ``max_reply_size`` bytes (default 4 GiB) is refused and its connection closed, as is one that
+      is malformed: what was under way there raises a ``ConnectionError``. It holds for calls and pipelines; the
+      handshake, transactions, pub/sub, ``monitor()`` and the topology go over redis-py's connections, which have no limit.
     - A client belongs to the event loop of its first call. It opens its connections anew when that loop was closed.
     """
 
-    nodes_manager: NodesManager
     execute_command = _Funnel()
+    # redis-py's funnel tries again what is of exactly one of these classes.
+    ERRORS_ALLOW_RETRY: Any = (*_REDIS.ERRORS_ALLOW_RETRY, NotSentError)
 
-    @functools.wraps(_REDIS.__init__)  # type: ignore[misc]  # frameworks read the options from it
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    @_with_options_of(_REDIS.__init__)
+    def __init__(
+        self,
+        *args: Any,
+        cache: CacheInterface | None = None,
+        cache_config: CacheConfig | None = None,
+        connections_per_node: int = 1,
+        topology_refresh_interval: float | None = refresh.INTERVAL,
+        topology_refresh_min_interval: float = refresh.MIN_INTERVAL,
+        topology_refresh_timeout: float = refresh.TIMEOUT,
+        retry_writes: RetryWrites = "safe",
+        retry_timeout: float | None = None,
+        max_reply_size: int = MAX_REPLY_SIZE,
+        **kwargs: Any,
+    ) -> None:
+        links = _count("connections_per_node", connections_per_node)
+        caching = cache is not None or cache_config is not None
+        if caching and not check_protocol_version(kwargs.get("protocol"), 3):
+            raise RedisError("Client caching is only supported with RESP version 3")
         super().__init__(*args, **kwargs)
         made = self.nodes_manager
+        connection_kwargs = dict(made.connection_kwargs)
+        if connection_kwargs["connection_class"] is SSLConnection:
+            connection_kwargs["connection_class"] = TLSConnection
+            connection_kwargs["ssl_shared"] = SharedContext()
         self.nodes_manager = NodesManager(
             list(made.startup_nodes.values()),
             made.require_full_coverage,
-            made.connection_kwargs,
+            connection_kwargs,
             dynamic_startup_nodes=made._dynamic_startup_nodes,
             address_remap=made.address_remap,
             event_dispatcher=made._event_dispatcher,
         )
+        if cache is None and cache_config is not None:
+            cache = CacheFactory(cache_config).get_cache()
+        self._reply_cache = None if cache is None else ReplyCache(cache, self.encoder)
+        self._on_written = () if self._reply_cache is None else (self._reply_cache.wrote,)
         encoding = (self.encoder.encoding, self.encoder.encoding_errors)
         plain_utf8 = encoding[0].lower().replace("_", "-") in ("utf-8", "utf8") and encoding[1] == "strict"
         self.nodes_manager.attach(
             engine_encoding=None if plain_utf8 else encoding,
             reply_encoding=encoding if self.encoder.decode_responses else None,
-            on_push=None,
-            tracking=False,
+            on_push=None if self._reply_cache is None else self._reply_cache.pushed,
+            shared_links=links,
+            read_from=ReadFrom.of(self.load_balancing_strategy, self.read_from_replicas),
+            refresh_interval=seconds_or_none("topology_refresh_interval", topology_refresh_interval),
+            refresh_min_interval=seconds("topology_refresh_min_interval", topology_refresh_min_interval),
+            refresh_timeout=seconds("topology_refresh_timeout", topology_refresh_timeout),
+            max_reply_size=reply_size("max_reply_size", max_reply_size),
         )
         self._engine = self.nodes_manager.engine
-        self._strategy = self.load_balancing_strategy
-        if self._strategy is None and self.read_from_replicas:
-            self._strategy = LoadBalancingStrategy.ROUND_ROBIN
+        self._lock: asyncio.Lock = asyncio.Lock()
+        self._loop_of_locks: asyncio.AbstractEventLoop | None = None
+        self._policy = RetryPolicy(self.retry, retry_writes, seconds_or_none("retry_timeout", retry_timeout))
+        self._budget = RetryBudget(time.monotonic())
         self._plans: dict[Any, Plan] = {}
-        straight = (
-            type(self)._execute_command is RedisCluster._execute_command
-            and self._strategy is None
-            and isinstance(self._policy_resolver, AsyncStaticPolicyResolver)
+        self._pipeline_plans: ShortPlans | None = None
+        self._by_keys = type(self)._execute_command is _OWN_STEP and isinstance(
+            self._policy_resolver, AsyncStaticPolicyResolver
         )
+        straight = self._by_keys and self.nodes_manager.readers is None and self._reply_cache is None
         self._calls = AsyncCalls(self._engine, type(self), RedisCluster.__dict__["execute_command"], straight)
         self._submit = self._calls.submit
 
@@ -129,8 +201,6 @@ class RedisCluster(_REDIS):
         """Finds the cluster, unless that was done; every command does it by itself."""
         if self._initialize or self._engine.loop is not asyncio.get_running_loop():
             self._adopt_loop()
-            if self._lock is None:
-                self._lock = asyncio.Lock()
             async with self._lock:
                 if self._initialize:
                     try:
@@ -150,26 +220,66 @@ class RedisCluster(_REDIS):
         mine = self._engine.loop
         if mine is running:
             return
-        if mine is not None and not mine.is_closed():
+        if mine is not None and not mine.is_closed() and not self._initialize:
             raise RuntimeError(
                 "This client belongs to another event loop: make one client per event loop, "
                 "or close it there with `await client.aclose()` first"
             )
         if mine is not None:
-            # Its loop is gone, and with it every connection.
+            # Its loop is gone and every connection with it, or the last `async with` there has ended.
             self.nodes_manager.forget_links()
+            if self._reply_cache is not None:
+                self._reply_cache.forget()
             self._initialize = True
-            self._lock = None
+        if self._loop_of_locks not in (None, running):
+            self._lock = asyncio.Lock()
             self._usage_lock = asyncio.Lock()
-        self._engine.loop = running
+            self.nodes_manager.renew_lock()
+        self._loop_of_locks = self._engine.loop = running
+        self._engine.turns = Turns(running)
 
     async def aclose(self) -> None:
-        """Closes every connection; a later command opens them again."""
+        """Closes every connection, and what is under way fails; a later command opens them again."""
+        if self._engine.loop is not None and self._engine.loop.is_closed():
+            self._adopt_loop()
         self._engine.loop = None
-        await super().aclose()
-        self._lock = None
+        self.nodes_manager.close_links()
+        async with self._lock:
+            await self._end()
         # The transports end in the loop's next turn, and the loop may be closed right after this.
         await asyncio.sleep(0)
+
+    async def __aexit__(self, *_: object) -> None:
+        """The end of the last ``async with``: closes, but answers what tasks outside of it have under way."""
+        await asyncio.shield(self._leave())
+
+    async def _leave(self) -> None:
+        links: list[AsyncLink] = []
+        async with self._usage_lock:
+            # Who enters now waits for this, and begins anew.
+            self._usage_counter -= 1
+            if not self._usage_counter:
+                async with self._lock:
+                    links = self.nodes_manager.retire_links()
+                    await self._end()
+        await drain(links)
+
+    async def _end(self) -> None:
+        """Ends what asks for the topology, and redis-py's own connections; nobody finds the cluster meanwhile."""
+        if self._initialize:
+            return
+        # Before anything waits: a task that comes meanwhile begins anew, as soon as this is done.
+        self._initialize = True
+        await self.nodes_manager.refresher.end()
+        if self.nodes_manager.offsets is not None:
+            await self.nodes_manager.offsets.end()
+        handler = self._oss_cluster_maint_notifications_handler
+        notified = [] if handler is None else list(handler._background_tasks)
+        for task in notified:
+            task.cancel()
+        await asyncio.gather(*notified, return_exceptions=True)
+        await self.nodes_manager.aclose()
+        await self.nodes_manager.aclose("startup_nodes")
 
     def __repr__(self) -> str:
         nodes = ", ".join(sorted(node.name for node in self.get_primaries()))
@@ -216,9 +326,9 @@ class RedisCluster(_REDIS):
     async def _execute(self, *args: Any, **options: Any) -> Any:
         """slotwise's ``execute_command``: straight to the node of the keys; redis-py's way for everything else."""
         if self._initialize or self._engine.loop is not asyncio.get_running_loop():
-            await self.initialize()
+            await self._open()
         if not args:
-            raise RedisClusterException("A command needs a name: pass it as the first argument, e.g. 'GET'.")
+            raise DataError(NAMELESS)
         plan = self._plan(args[0])
         if "target_nodes" not in options:
             if plan.first_key and self._calls.straight and recorder._async_metrics_collector is None:
@@ -230,211 +340,52 @@ class RedisCluster(_REDIS):
                             args, options, plan, slot=self.keyslot(args[plan.first_key]), got=reply
                         )
                     return self._value(plan, reply, options)
-            slot = None if parse_himport_set_args(args) else await self._slot_by_keys(args, plan)
+            if plan.first_key and self._by_keys and len(args) > plan.first_key:
+                slot: int | None = self.keyslot(args[plan.first_key])
+            else:
+                slot = None if parse_himport_set_args(args) else await self._slot_by_keys(args, plan)
             if slot is not None:
-                return self._value(plan, await self._converse(args, options, plan, slot=slot), options)
-        targets = options.get("target_nodes")
-        if targets and self._is_node_flag(targets) and not self._is_flagged(str(args[0])):
-            # redis-py would look for keys, which this command need not have.
-            options["target_nodes"] = await self._determine_nodes(
-                *args, request_policy=RequestPolicy.DEFAULT_KEYLESS, node_flag=targets
-            )
-        return await _REDIS_FUNNEL(self, *args, **options)
+                return await self._value_of(args, options, plan, slot=slot)
+        flag = options.get("target_nodes")
+        if self._is_node_flag(flag) or (not flag and self._is_flagged(str(args[0]))):
+            return await self._by_flag(args, options)
+        return await REDIS_FUNNEL(self, *args, **options)
 
     # What tracers wrap and print.
     _execute.__name__ = "execute_command"
-
-    async def _slot_by_keys(self, args: tuple[Any, ...], plan: Plan) -> int | None:
-        """The slot of a call that is routed by its keys; None for one that is routed by flag or policy."""
-        if type(self)._execute_command is not RedisCluster._execute_command or self._is_flagged(str(args[0])):
-            return None
-        if not isinstance(self._policy_resolver, AsyncStaticPolicyResolver):
-            return None
-        if plan.command is None and find(args) is None:
-            return None
-        return await self._determine_slot(*args)
-
-    async def _rescue(self, call: tuple[Any, ...], got: Unusual) -> Any:
-        """What a short way got in place of a reply: goes on where it stopped. A key is the call's first argument."""
-        return await self._converse(call, {}, self._plan(call[0]), slot=self.keyslot(call[1]), got=got)
-
-    async def _execute_command(self, target_node: ClusterNode, *args: Any, **options: Any) -> Any:
-        """One call to one node, redirects followed; redis-py's hook for those who want to see each."""
-        if parse_himport_set_args(args):
-            # Its fieldset is state of a connection, which redis-py's own connections keep.
-            return await super()._execute_command(target_node, *args, **options)
-        plan = self._plan(args[0])
-        endpoint = self.nodes_manager.endpoint_of(Address(target_node.host, int(target_node.port)))
-        return self._value(plan, await self._converse(args, options, plan, endpoint=endpoint), options)
-
-    async def _converse(
-        self,
-        args: tuple[Any, ...],
-        options: dict[str, Any],
-        plan: Plan,
-        *,
-        slot: int | None = None,
-        endpoint: AsyncEndpoint | None = None,
-        got: Unusual | None = None,
-    ) -> Any:
-        """Follows one call until there is a reply: `slotwise.routing.conversation` decides, this does."""
-        command = plan.command
-        if command is None or not plan.first_key:
-            found = find(args)
-            command = found[0] if found is not None else None
-        own = Own.SHARED if command is None else own_of(command, args)
-        if command is not None and own is Own.REFUSED:
-            raise CommandRefusedError(command.refusal)
-        decode = NEVER_DECODE not in options
-        outcome = None
-        if got is not None:
-            assert slot is not None
-            shard = self._engine.table[slot]
-            outcome = _outcome(got, shard[0].node if shard else None)
-        steps = converse(
-            pinned=endpoint.node if endpoint is not None else None,
-            repeatable=command is not None and command.repeatable,
-            retries=self.retry.get_retries(),
-            pause_after=self.retry._backoff.compute,
-            remap=self.nodes_manager.address_remap,
-            outcome=outcome,
-        )
-        done: Outcome | None = None
-        try:
-            while True:
-                step = steps.send(done)
-                done = None
-                if isinstance(step, Send):
-                    strategy = self._strategy if plan.read and not step.primary else None
-                    started = time.monotonic()
-                    done = await self._send(step, args, decode, own, slot, strategy)
-                    await record(str(args[0]), started, done.address, done.failure or done.reply)
-                elif isinstance(step, Moved):
-                    await self.nodes_manager.moved(step.slot, step.address)
-                elif isinstance(step, Refresh):
-                    await asyncio.sleep(step.pause)
-                    await self._refresh(step.failed)
-                elif isinstance(step, Pause):
-                    await asyncio.sleep(step.seconds)
-        except StopIteration as end:
-            reply = end.value
-        except RedisError:
-            if EMPTY_RESPONSE in options:
-                return options[EMPTY_RESPONSE]
-            raise
-        return exceptions_in(reply.reply) if type(reply) is Flawed else reply
-
-    async def _send(
-        self,
-        step: Send,
-        args: tuple[Any, ...],
-        decode: bool,
-        own: Own,
-        slot: int | None,
-        strategy: LoadBalancingStrategy | None,
-    ) -> Outcome:
-        address: Address | None = step.address
-        try:
-            if address is not None:
-                endpoint = self.nodes_manager.endpoint_of(address)
-            else:
-                endpoint = self.nodes_manager.endpoint_for(
-                    random.randrange(SLOTS) if slot is None else slot, strategy
-                )
-            address = endpoint.node
-            if own is Own.SHARED and not step.asking:
-                link = await self._roomy(endpoint)
-                reply = await link.execute(args, decode, self._engine.encoding)
-            else:
-                link = await endpoint.pool.take()
-                try:
-                    if step.asking:
-                        # Both in one write: nothing is sent before the end of this turn.
-                        link.execute(("ASKING",))
-                    reply = await link.execute(args, decode, self._engine.encoding)
-                finally:
-                    endpoint.pool.give_back(link, discard=own is Own.DISCARD)
-        except (ConnectionError, TimeoutError, SlotNotCoveredError) as error:
-            return Outcome(None, error, address)
-        return _outcome(reply, address)
-
-    async def _roomy(self, endpoint: AsyncEndpoint) -> Any:
-        """The endpoint's shared link when there is room for the caller's command, which it must put in at once."""
-        while True:
-            if self._engine.loop is None:
-                raise ClosedClientError(CLOSED)
-            link = endpoint.link
-            if link is None or link.retired:
-                link = await endpoint.pool.shared(endpoint)
-                if link.retired:
-                    # Closed as soon as it was open: the caller counts its failures, here that would go on for ever.
-                    return link
-            turn = False
-            while not link.retired:
-                if link.roomy if turn else not link.full:
-                    return link
-                await link.room(turn)
-                turn = True
-
-    async def _refresh(self, failed: Address | None) -> None:
-        if self._engine.loop is None:
-            raise ClosedClientError(CLOSED)
-        # The next try tells, with an exception of its own.
-        with contextlib.suppress(ConnectionError, TimeoutError, RedisClusterException):
-            await self.nodes_manager.initialize(
-                last_failed_node_name=failed.name if failed is not None else None
-            )
-
-    # -- plans -------------------------------------------------------------------------------------------------------
-
-    def _plan(self, name: Any) -> Plan:
-        plan = self._plans.get(name)
-        if plan is None:
-            text = name.decode() if isinstance(name, bytes) else str(name)
-            callback = self.response_callbacks.get(name) if isinstance(name, str) else None
-            plan = plan_of(text, callback, flagged=self._is_flagged(text))
-            if plan.command is not None:
-                self._plans[name] = plan
-        return plan
-
-    def _value(self, plan: Plan, reply: Any, options: dict[str, Any]) -> Any:
-        if plan.callback is None:
-            return reply
-        for name in (NEVER_DECODE, EMPTY_RESPONSE, "keys"):
-            options.pop(name, None)
-        return plan.callback(reply, **options)
-
-    def _is_flagged(self, name: str) -> bool:
-        return name in self.command_flags or _KNOWN_POLICIES.resolve(name.lower()) is not None
 
     def set_response_callback(self, command: str, callback: Any) -> None:
         """Replaces what makes a value of the replies to ``command``."""
         super().set_response_callback(command, callback)
         self._calls.straight = False
         self._plans.clear()
+        self._pipeline_plans = None
 
-    def keyslot(self, key: Any) -> int:
-        """The slot of ``key``, 0 to 16383 (CLUSTER KEYSLOT)."""
-        return key_slot(self.encoder.encode(key))
+    def pubsub(
+        self,
+        node: ClusterNode | None = None,
+        host: str | None = None,
+        port: int | None = None,
+        **options: Any,
+    ) -> ClusterPubSub:
+        """Pub/sub, on connections of its own: to the node given, or to those of its channels."""
+        return ClusterPubSub(self, node=node, host=host, port=port, **options)
 
-    async def _determine_slot(self, command: str, *args: Any) -> int:
-        if self.command_flags.get(command) == SLOT_ID:
-            return int(args[0])
-        name = str(command).upper()
-        if name in ("EVAL", "EVALSHA") and len(args) < 2:
-            raise RedisClusterException(f"Invalid args in command: {command, *args}")
-        keys = keys_in((command, *args))
-        if not keys:
-            if name in ("EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"):
-                return random.randrange(SLOTS)
-            raise RedisClusterException(
-                "No way to dispatch this command to Redis Cluster. Missing key.\n"
-                f"You can execute the command by specifying target nodes.\nCommand: {args}"
-            )
-        slot = self.keyslot(keys[0])
-        if any(self.keyslot(key) != slot for key in keys[1:]):
-            raise RedisClusterException(f"{command} - all keys must map to the same key slot")
-        return slot
+    # -- the cluster as data -----------------------------------------------------------------------------------------
+
+    def group_by_node(self, keys: Iterable[Any]) -> dict[ClusterNode, list[Any]]:
+        """Keys by the primary that owns them, in their order; raises SlotNotCoveredError for a slot nobody serves.
+
+        Looks into the client's own table and asks nobody: the client must have been initialized.
+        """
+        groups: dict[ClusterNode, list[Any]] = {}
+        for key in keys:
+            groups.setdefault(self.nodes_manager.get_node_from_slot(self.keyslot(key)), []).append(key)
+        return groups
+
+    async def distribution(self) -> Distribution:
+        """Live keys, bytes and operations per second of every primary, and how far the busiest is above the mean."""
+        return await measure(self)
 
     # -- several keys and pipelines --------------------------------------------------------------------------------------
 
@@ -444,6 +395,24 @@ class RedisCluster(_REDIS):
             raise RedisClusterException("shard_hint is deprecated in cluster mode")
         return ClusterPipeline(self, transaction)
 
+    def session(self, bound: float | None = None) -> RedisCluster:
+        """A view of this client, whose reads find what was written by it: they go to the primary of a slot that it has
+        written to until a replica is known to have caught up.
+
+        After ``bound`` seconds (default None: never) they go to replicas though nobody knows. For ``async with`` or
+        without; to close it ends nothing. While primaries answer all reads it is no different from the client.
+        """
+        own: dict[str, Any] = {}
+        if self.nodes_manager.readers is not None:
+            memory = own["_session"] = Session(self.keyslot, bound)
+            own["_on_written"] = (*self._on_written, listener(memory))
+        view = view_of(self, AsyncView, **own)
+        vars(view)["_policies_callback_mapping"] = {
+            **self._policies_callback_mapping,
+            RequestPolicy.DEFAULT_KEYED: view.get_nodes_from_slot,
+        }
+        return view
+
     async def mget_nonatomic(  # type: ignore[override]  # redis-py's base says what awaiting it gives
         self, keys: Any, *args: Any
     ) -> list[Any]:
@@ -452,7 +421,7 @@ class RedisCluster(_REDIS):
         if not (keys and self._calls.may_batch()):
             return await super().mget_nonatomic(keys)
         positions, found = await self.pipeline().by_slot("MGET", keys)
-        return scatter(positions, found, len(keys))
+        return scatter(positions, found)
 
     async def mset_nonatomic(  # type: ignore[override]  # redis-py's base says what awaiting it gives
         self, mapping: Mapping[Any, Any]
@@ -480,15 +449,12 @@ class RedisCluster(_REDIS):
         return await pipe.execute()
 
 
-def _outcome(reply: Any, address: Address | None) -> Outcome:
-    if type(reply) is not Unusual:
-        return Outcome(reply, None, address)
-    what = reply.what
-    if isinstance(what, LinkFailure):
-        return Outcome(None, what, address)
-    if isinstance(what, Exception):
-        raise what
-    return Outcome(what, None, address)
+def _count(name: str, value: Any) -> int:
+    """A number of things, at least one; a URL's query gives it as text."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if type(number) is not int or number < 1:
+        raise DataError(f"{name} must be an integer of at least 1, not {value!r}")
+    return number
 
 
 __all__ = ["READ_COMMANDS", "RedisCluster"]

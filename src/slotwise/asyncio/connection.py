@@ -1,33 +1,75 @@
-"""A node's connections under asyncio: one that all tasks share, and a bounded pool of others that one task owns.
+"""A node's connections under asyncio: those that all tasks share, and a bounded pool of others that one task owns.
 
 redis-py's asyncio ``Connection`` opens each socket: TLS, HELLO, AUTH, credential providers, client name. The link then
 takes its transport over.
+
+A *lane* is a link out of the pool: blocking commands, and those that change a connection's state, run on one. Pub/sub and
+transactions get redis-py connections from the same pool, so ``max_connections`` bounds them all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+import weakref
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any, TypeVar
 
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
+from redis.auth.token import TokenInterface
 from redis.backoff import NoBackoff
 
-from slotwise._aiolink import AsyncEndpoint, AsyncLink
-from slotwise.errors import ClosedClientError, ConnectionError, MaxConnectionsError, TimeoutError
+from slotwise._aioengine import AsyncEndpoint, AsyncEngine
+from slotwise._aiolink import AsyncLink, Unusual
+from slotwise._reply import ServerError
+from slotwise.errors import (
+    ClosedClientError,
+    ConnectionError,
+    InvalidResponse,
+    MaxConnectionsError,
+    NotSentError,
+    TimeoutError,
+    parse_error,
+    with_our_errors,
+)
+from slotwise.routing.breaker import Breaker, BreakerPolicy
+from slotwise.routing.remedies import explain
 
 # Seconds to wait for a connection of one's own; redis-py raises at once.
 POOL_TIMEOUT = 20.0
 
+# Seconds that replies have at the end of `async with`; those that nobody awaits any more may never come.
+DRAIN_TIMEOUT = 1.0
+
 CLOSED = "the client was closed"
+NAMELESS = "A command needs a name: pass it as the first argument, e.g. 'GET'."
+
+T = TypeVar("T")
 
 OnPush = Callable[[list[Any]], None]
 
 
+def _wake(waiting: list[asyncio.Future[None]], opening: asyncio.Task[AsyncLink]) -> None:
+    if not opening.cancelled():
+        # Retrieved, though everybody may have gone away.
+        opening.exception()
+    for opened in waiting:
+        if not opened.done():
+            opened.set_result(None)
+
+
+class _ProtocolLink(AsyncLink, asyncio.BufferedProtocol):
+    """A link that transports take for a buffered protocol: they ask by ``isinstance``."""
+
+    __slots__ = ()
+
+
 class AsyncNodePool:
-    """The links of one node. At most ``max_connections`` beside the shared one; who needs another waits."""
+    """The connections of one node. At most ``max_connections`` beside the shared ones; who needs another waits."""
 
     def __init__(
         self,
@@ -35,98 +77,193 @@ class AsyncNodePool:
         *,
         encoding: tuple[str, str] | None,
         on_push: OnPush | None,
+        max_reply_size: int,
         on_shared: Callable[[Any], Any] | None,
+        engine: AsyncEngine,
         pool_timeout: float = POOL_TIMEOUT,
     ) -> None:
         self.node = node
         self._encoding = encoding
         self._on_push = on_push
+        self._max_reply_size = max_reply_size
         self._on_shared = on_shared
+        self._engine = engine
         self._pool_timeout = pool_timeout
+        # Idle ones, the last used at the end.
         self._lanes: list[AsyncLink] = []
+        self._connections: list[Connection] = []
+        # Places of those in use.
         self._taken = 0
         self._waiters: deque[asyncio.Future[bool]] = deque()
-        self._opening: asyncio.Task[AsyncLink] | None = None
+        # By place: who opens a shared link, and who waits for that.
+        self._opening: dict[int, tuple[asyncio.Task[AsyncLink], list[asyncio.Future[None]]]] = {}
         self._links: set[AsyncLink] = set()
-        self._retired = False
+        # Every redis-py connection; false: not to be used again.
+        self._made: weakref.WeakKeyDictionary[Connection, bool] = weakref.WeakKeyDictionary()
+        self.breaker = Breaker(BreakerPolicy())
+        # Another object for every credential that comes.
+        self._credential = object()
+        # Nobody may begin anything here.
+        self.retired = False
 
-    async def shared(self, endpoint: AsyncEndpoint) -> AsyncLink:
-        """The node's open shared link. The first task opens it; the others wait for that, and its end ends none."""
-        link = endpoint.link
+    # -- shared links ------------------------------------------------------------------------------------------------
+
+    async def shared(self, endpoint: AsyncEndpoint, place: int) -> AsyncLink:
+        """The open shared link of a place. The first task opens it; the others wait for that, and its end ends none."""
+        link = endpoint.links[place]
         if link is not None and not link.retired:
             return link
-        opening = self._opening
-        if opening is None:
-            opening = self._opening = asyncio.create_task(self._open_shared(endpoint))
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            if opening.cancelled():
-                raise ClosedClientError(CLOSED) from None
-            raise
+        if place not in self._opening:
+            opening = asyncio.create_task(self._open_shared(endpoint, place))
+            self._opening[place] = opening, []
+            opening.add_done_callback(partial(_wake, self._opening[place][1]))
+        opening, waiting = self._opening[place]
+        # A future each, and not `shield`: that searches all callbacks whenever one of those who wait is cancelled.
+        opened = asyncio.get_running_loop().create_future()
+        waiting.append(opened)
+        await opened
+        if opening.cancelled():
+            if self._engine.loop is None:
+                raise ClosedClientError(CLOSED)
+            raise NotSentError(f"{self.node.name} has left the cluster, or another node has its slots now")
+        return opening.result()
 
-    async def _open_shared(self, endpoint: AsyncEndpoint) -> AsyncLink:
+    async def _open_shared(self, endpoint: AsyncEndpoint, place: int) -> AsyncLink:
         try:
-            link = endpoint.link = await self.open(self._on_shared)
+            link = await self.open(self._on_shared, eager=True)
+            endpoint.put(place, link)
+            if self.retired:
+                link.retire()
             return link
         finally:
-            if self._opening is asyncio.current_task():
-                self._opening = None
+            if place in self._opening and self._opening[place][0] is asyncio.current_task():
+                del self._opening[place]
 
-    async def open(self, prepare: Callable[[Any], Any] | None = None) -> AsyncLink:
-        """A new link to the node."""
+    async def _connect(self, prepare: Callable[[Any], Any] | None = None) -> Connection:
+        """A new redis-py connection, open. While it is opened no command has left: a failure is safe to repeat."""
         kwargs = {
             **self.node.connection_kwargs,
             "retry": Retry(NoBackoff(), 0, supported_errors=(ConnectionError,)),
         }
-        connection = self.node.connection_class(**kwargs)
-        try:
-            await connection.connect()
-            if prepare is not None:
-                await prepare(connection)
-        except BaseException as error:
-            if isinstance(error, (ConnectionError, TimeoutError)):
-                error.sent = False  # type: ignore[union-attr]
+        while True:
+            credential = self._credential
+            connection: Connection = with_our_errors(self.node.connection_class(**kwargs))
+            try:
+                with self.breaker.opening(self.node.name, time.monotonic):
+                    await connection.connect()
+                    if prepare is not None:
+                        await prepare(connection)
+            except BaseException as error:
+                await connection.disconnect(nowait=True)
+                if isinstance(error, InvalidResponse):
+                    # Whoever has the address by now speaks another protocol.
+                    error = ConnectionError(str(error))
+                if isinstance(error, (ConnectionError, TimeoutError)):
+                    explain(error)
+                    error.sent = False  # type: ignore[union-attr]
+                raise error
+            if credential is self._credential:
+                return connection
+            # A new one came after this connection had been told the old.
             await connection.disconnect(nowait=True)
-            raise
+
+    async def open(self, prepare: Callable[[Any], Any] | None = None, *, eager: bool = False) -> AsyncLink:
+        """A new link to the node; ``eager`` if its replies are likely to come at once."""
+        connection = await self._connect(prepare)
         reader: Any = connection._reader
         writer: Any = connection._writer
         # From here on the transport is the link's.
         connection._reader = connection._writer = None
-        loop = asyncio.get_running_loop()
+        turns = self._engine.turns
+        assert turns is not None
         # The writer lives as long as the link: it would close the transport.
-        link = AsyncLink(
+        link = _ProtocolLink(
             (connection, writer),
-            loop,
+            turns,
             writer.transport,
             connection.socket_timeout,
             self._encoding,
             self._on_push,
+            eager,
+            self._max_reply_size,
         )
         writer.transport.set_protocol(link)
         left = bytes(reader._buffer)
         if left:
-            link.data_received(left)
+            link.feed(left)
         self._links = {known for known in self._links if not known.closed}
         self._links.add(link)
         return link
 
+    # -- connections of one's own ------------------------------------------------------------------------------------
+
     async def take(self) -> AsyncLink:
         """An idle link that is the caller's until :meth:`give_back`; waits for one, then raises MaxConnectionsError."""
-        if self._taken < self.node.max_connections:
-            self._taken += 1
-        else:
-            await self._place()
+        await self._enter()
         try:
             while self._lanes:
                 link = self._lanes.pop()
                 if link.idle:
                     return link
                 link.close()
-            return await self.open()
+            if self._full() and self._connections:
+                await self._connections.pop(0).disconnect(nowait=True)
+            return await apart(self.open(), AsyncLink.close)
         except BaseException:
             self._left()
             raise
+
+    def give_back(self, link: AsyncLink, *, discard: bool = False) -> None:
+        """Ends the caller's ownership. A link that is not idle or is to be discarded is closed."""
+        if discard or self.retired or not link.idle:
+            link.close("the call ended")
+        else:
+            self._lanes.append(link)
+        self._left()
+
+    async def connection(self) -> Connection:
+        """A redis-py connection, open, that is the caller's until :meth:`release`; waits as :meth:`take` does."""
+        await self._enter()
+        try:
+            while self._connections:
+                connection = self._connections.pop()
+                # What the server closed meanwhile must not cost a transaction its outcome.
+                if connection._reader is not None and not connection._reader.at_eof():
+                    return connection
+                await connection.disconnect(nowait=True)
+            if self._full() and self._lanes:
+                self._lanes.pop(0).close()
+            credential = self._credential
+            connection = await apart(self._connect(), Connection._close)
+        except BaseException:
+            self._left()
+            raise
+        # Others have had their turn since it was opened.
+        self._made[connection] = credential is self._credential
+        return connection
+
+    def release(self, connection: Connection) -> None:
+        """Takes back what :meth:`connection` gave."""
+        if self._made.get(connection) and connection.is_connected and not self.retired:
+            self._connections.append(connection)
+        else:
+            self._made.pop(connection, None)
+            connection._close()
+        self._left()
+
+    def owns(self, connection: Connection) -> bool:
+        """True for what :meth:`connection` has given."""
+        return connection in self._made
+
+    async def _enter(self) -> None:
+        if self._taken < self.node.max_connections:
+            self._taken += 1
+        else:
+            await self._place()
+
+    def _full(self) -> bool:
+        """Another connection would be one too many: an idle one of the other kind has to go."""
+        return self._taken + len(self._lanes) + len(self._connections) > self.node.max_connections
 
     async def _place(self) -> None:
         """Waits, in order, for the place that another caller leaves."""
@@ -149,14 +286,6 @@ class AsyncNodePool:
                 f"raise max_connections ({self.node.max_connections})"
             )
 
-    def give_back(self, link: AsyncLink, *, discard: bool = False) -> None:
-        """Ends the caller's ownership. A link that is not idle or is to be discarded is closed."""
-        if discard or self._retired or not link.idle:
-            link.close("the call ended")
-        else:
-            self._lanes.append(link)
-        self._left()
-
     def _left(self) -> None:
         """Passes a place on to the oldest waiter."""
         while self._waiters:
@@ -166,24 +295,85 @@ class AsyncNodePool:
                 return
         self._taken -= 1
 
-    def retire(self, endpoint: AsyncEndpoint) -> None:
-        """The node left the cluster: closes what is idle now, and the rest when it becomes so."""
-        self._retired = True
-        if endpoint.link is not None:
-            endpoint.link.retire()
-        for link in self._lanes:
-            link.close()
-        self._lanes.clear()
+    # -- the whole node ----------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Closes every link; what is under way fails."""
+    async def re_auth(self, token: TokenInterface, shared: Iterable[AsyncLink | None]) -> None:
+        """Takes a new credential to the live connections (streaming credential providers)."""
+        self._credential = object()
+        self._close_idle()
+        for connection in list(self._made):
+            self._made[connection] = False
+        call = ("AUTH", token.try_get("oid"), token.get_value())
+        replies = {link: link.execute(call) for link in self._links if not link.retired}
+        for link in shared:
+            # A lane answers when its own command is over, which may be never.
+            reply = await replies[link] if link in replies else None
+            if isinstance(reply, Unusual) and isinstance(reply.what, ServerError):
+                raise parse_error(reply.what.text)
+
+    def retire(self, endpoint: AsyncEndpoint) -> None:
+        """The node left the cluster, or the client was left: closes what is idle now, the rest when it becomes so."""
+        self.retired = True
+        for link in endpoint.links:
+            if link is not None:
+                link.retire()
+        self._close_idle()
+
+    def close(self, endpoint: AsyncEndpoint, reason: str = "the client was closed") -> None:
+        """Closes every connection; what is under way fails."""
+        for place in range(len(endpoint.links)):
+            endpoint.put(place, None)
+        self.end_openings()
         for link in self._links:
-            link.close()
+            link.close(reason)
         self._links.clear()
         self._lanes.clear()
-        if self._opening is not None:
-            self._opening.cancel()
-            self._opening = None
+        self._connections.clear()
+        for connection in list(self._made):
+            connection._close()
+
+    def end_openings(self) -> None:
+        """Sends those away who wait for a shared link that is being opened."""
+        for opening, _ in self._opening.values():
+            opening.cancel()
+        self._opening.clear()
+
+    def _close_idle(self) -> None:
+        for lane in self._lanes:
+            lane.close()
+        self._lanes.clear()
+        for connection in self._connections:
+            connection._close()
+        self._connections.clear()
+
+
+async def apart(coroutine: Coroutine[Any, Any, T], undo: Callable[[T], object] = lambda _: None) -> T:
+    """Awaits what connects, in a task of its own; ``undo`` is for a result that comes after a cancellation.
+
+    Before Python 3.12 redis-py's connections lose a cancellation that comes together with a reply, by wait_for.
+    """
+    task = asyncio.ensure_future(coroutine)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(lambda done: done.cancelled() or done.exception() or undo(done.result()))
+        while not task.done():
+            # The first may be the one that is lost.
+            task.cancel()
+            await asyncio.wait([task], timeout=0.01)
+        raise
+
+
+async def drain(links: list[AsyncLink]) -> None:
+    """Closes retired links when they have answered what is under way, or after DRAIN_TIMEOUT seconds."""
+    # Replies come in order: this one is the last.
+    last = [link.execute(("PING",)) for link in links]
+    if last:
+        await asyncio.wait(last, timeout=DRAIN_TIMEOUT)
+    for link in links:
+        link.close()
+    # The transports end in the loop's next turn, and the loop may be closed right after this.
+    await asyncio.sleep(0)
 
 
 def _expire(waiter: asyncio.Future[bool]) -> None:

@@ -3,23 +3,65 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import redis.asyncio.cluster
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.observability import recorder
-from redis.cluster import PRIMARY, LoadBalancingStrategy
-from redis.exceptions import MovedError
+from redis.auth.token import TokenInterface
+from redis.cluster import PRIMARY, REPLICA, LoadBalancingStrategy
+from redis.event import AfterAsyncClusterInstantiationEvent, AsyncAfterSlotsCacheRefreshEvent
 from redis.utils import str_if_bytes
 
-from slotwise._aiolink import AsyncEndpoint, AsyncEngine
-from slotwise._link import ServerError
+from slotwise._aioengine import AsyncEndpoint, AsyncEngine
+from slotwise._aiolink import AsyncLink
+from slotwise._reply import ServerError
 from slotwise._slots import SLOTS, SlotTable
-from slotwise.asyncio.connection import AsyncNodePool
-from slotwise.errors import ConnectionError, SlotNotCoveredError, parse_error
-from slotwise.routing.topology import Address
+from slotwise.asyncio.connection import AsyncNodePool, apart
+from slotwise.asyncio.offsets import Offsets
+from slotwise.asyncio.refresher import Refresher
+from slotwise.commands import shown
+from slotwise.errors import ConnectionError, SlotNotCoveredError, parse_error, with_our_errors
+from slotwise.routing import tables
+from slotwise.routing.breaker import Breaker
+from slotwise.routing.conversation import Outcome
+from slotwise.routing.inquiry import (
+    FAILURES,
+    ROLE_TIMEOUT,
+    Ask,
+    Knowledge,
+    candidates,
+    inquire,
+    look_for_successor,
+)
+from slotwise.routing.redirects import RECONNECT_INTERVAL
+from slotwise.routing.refresh import WATCH_INTERVAL
+from slotwise.routing.replicas import Readers, ReadFrom, Session
+from slotwise.routing.topology import Address, Topology
+
+
+class Node(ClusterNode):
+    """redis-py's node. ``endpoint`` has its links; redis-py's own connections ask for the topology."""
+
+    endpoint: AsyncEndpoint | None = None
+
+    def release(self, connection: Connection) -> None:
+        """Takes back a connection: the pool's, or redis-py's."""
+        if self.endpoint is not None and self.endpoint.pool.owns(connection):
+            self.endpoint.pool.release(connection)
+        else:
+            super().release(connection)
+
+    async def re_auth_callback(self, token: TokenInterface) -> None:
+        """Takes a new credential to the live connections (streaming credential providers)."""
+        await super().re_auth_callback(token)
+        if self.endpoint is not None:
+            await self.endpoint.pool.re_auth(token, self.endpoint.links)
 
 
 class NodesManager(redis.asyncio.cluster.NodesManager):
@@ -31,14 +73,35 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
         engine_encoding: tuple[str, str] | None,
         reply_encoding: tuple[str, str] | None,
         on_push: Callable[[list[Any]], None] | None,
-        tracking: bool,
+        shared_links: int,
+        read_from: ReadFrom | None,
+        refresh_interval: float | None,
+        refresh_min_interval: float,
+        refresh_timeout: float,
+        max_reply_size: int,
     ) -> None:
-        """Called once by the client, before anything is sent."""
+        """Called once by the client, before anything is sent. ``on_push`` makes servers tell of changed keys."""
         self.engine = AsyncEngine(SlotTable(), engine_encoding)
         self._reply_encoding = reply_encoding
         self._on_push = on_push
-        self._tracking = tracking
+        self._max_reply_size = max_reply_size
+        self._shared_links = shared_links
         self._endpoints: dict[str, AsyncEndpoint] = {}
+        self._refresh_timeout = refresh_timeout
+        self.refresher = Refresher(self, refresh_interval, refresh_min_interval)
+        self.knowledge = Knowledge(
+            self.address_remap,
+            tls=issubclass(self.connection_kwargs.get("connection_class", Connection), SSLConnection),
+            full_coverage=self.require_full_coverage,
+        )
+        self._slots_cache: dict[int, list[ClusterNode]] | None = None
+        self._reconnected: dict[Address, float] = {}
+        # Both None: primaries answer all reads.
+        self.readers: Readers | None = None
+        self.offsets: Offsets | None = None
+        if read_from is not None:
+            self.offsets = Offsets(self, read_from.offsets_every)
+            self.readers = Readers(read_from, is_up=_is_up, want_offsets=self.offsets.want)
         # Seeds are never forgotten: they find the cluster again when every known node was replaced.
         self._seeds = dict(self.startup_nodes)
 
@@ -46,80 +109,328 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
         """The node's endpoint, made on first use; the node may be new to the topology."""
         endpoint = self._endpoints.get(address.name)
         if endpoint is None:
-            node = self.nodes_cache.get(address.name)
-            if node is None:
-                node = ClusterNode(address.host, address.port, PRIMARY, **self.connection_kwargs)
+            node = self._node_of(address)
             pool = AsyncNodePool(
                 node,
                 encoding=self._reply_encoding,
                 on_push=self._on_push,
-                on_shared=_track if self._tracking else None,
+                max_reply_size=self._max_reply_size,
+                on_shared=_track if self._on_push is not None else None,
+                engine=self.engine,
             )
-            endpoint = self._endpoints[address.name] = AsyncEndpoint(address, pool)
+            node.endpoint = AsyncEndpoint(address, pool, self._shared_links)
+            endpoint = self._endpoints[address.name] = node.endpoint
         return endpoint
 
-    def endpoint_for(self, slot: int, strategy: LoadBalancingStrategy | None = None) -> AsyncEndpoint:
-        """The endpoint that answers for ``slot``, chosen among its shard's nodes by ``strategy``."""
+    def endpoint_for(self, slot: int) -> AsyncEndpoint:
+        """The endpoint of the primary of ``slot``."""
+        return self.shard_of(slot)[0]
+
+    def shard_of(self, slot: int) -> tuple[AsyncEndpoint, ...]:
+        """The endpoints of the nodes that have ``slot``, the primary's first."""
         shard: tuple[AsyncEndpoint, ...] | None = self.engine.table[slot] if 0 <= slot < SLOTS else None
         if shard is None:
             raise SlotNotCoveredError(
                 f'Slot "{slot}" not covered by the cluster. "require_full_coverage={self.require_full_coverage}"'
             )
-        if strategy is None or len(shard) == 1:
+        return shard
+
+    def reader_for(
+        self,
+        shard: Sequence[AsyncEndpoint],
+        slot: int,
+        session: Session | None,
+        *,
+        failed: Address | None = None,
+    ) -> AsyncEndpoint:
+        """The endpoint in ``shard`` that answers a read of ``slot``, after the node ``failed`` did not."""
+        if self.readers is None:
             return shard[0]
-        return shard[self.read_load_balancer.get_server_index(shard[0].node.name, len(shard), strategy)]
+        return self.readers.choose(shard, slot, time.monotonic(), session, failed=failed)
+
+    def answered(self, outcome: Outcome, began: float) -> None:
+        """A read that was sent when the clock read ``began`` has come to this."""
+        if self.readers is not None and self.readers.wants_latency and outcome.address is not None:
+            now = time.monotonic()
+            self.readers.answered(outcome.address, now - began, now, failed=outcome.failure is not None)
+
+    def others_answer(
+        self, reads: Iterable[tuple[int | None, Address | None]], session: Session | None
+    ) -> bool:
+        """True when each of the ``reads``, a slot and the node that has failed there, is next answered by another node:
+        then nobody has to wait."""
+        now = time.monotonic()
+        for slot, failed in reads:
+            if self.readers is None or slot is None or slot < 0:
+                return False
+            shard = self.engine.table[slot] or ()
+            if all(place.node != failed for place in shard):
+                return False
+            if self.readers.choose(shard, slot, now, session, failed=failed).node == failed:
+                return False
+        return True
+
+    def keepers_of(self, slot: int, session: Session | None) -> Sequence[AsyncEndpoint]:
+        """The endpoints whose kept replies may answer a read of ``slot``."""
+        shard = self.shard_of(slot)
+        if self.readers is None:
+            return shard[:1]
+        return self.readers.may_answer(shard, slot, time.monotonic(), session)
+
+    def get_node_from_slot(
+        self,
+        slot: int,
+        read_from_replicas: bool = False,
+        load_balancing_strategy: LoadBalancingStrategy | None = None,
+    ) -> ClusterNode:
+        """The node that answers for ``slot``, in redis-py's turns."""
+        if read_from_replicas and load_balancing_strategy is None:
+            load_balancing_strategy = LoadBalancingStrategy.ROUND_ROBIN
+        shard = self.shard_of(slot)
+        index = 0
+        if load_balancing_strategy is not None and len(shard) > 1:
+            name = shard[0].node.name
+            index = self.read_load_balancer.get_server_index(name, len(shard), load_balancing_strategy)
+        node: ClusterNode = shard[index].pool.node
+        return node
+
+    # -- the topology ------------------------------------------------------------------------------------------------
 
     async def initialize(
         self,
         additional_startup_nodes_info: list[tuple[str, int]] | None = None,
         last_failed_node_name: str | None = None,
     ) -> None:
-        """Asks the nodes for the topology and publishes it."""
-        for name, node in self._seeds.items():
-            self.startup_nodes.setdefault(name, node)
-        await super().initialize(additional_startup_nodes_info, last_failed_node_name)
-        self._publish()
+        """Asks the nodes, one after the other, until one tells the whole topology, and publishes it.
 
-    def _publish(self) -> None:
-        shards: dict[tuple[str, ...], int] = {}
-        ranges: list[tuple[int, int, int]] = []
-        first = last = index = -1
-        for slot in sorted(self.slots_cache):
-            names = tuple(node.name for node in self.slots_cache[slot])
-            found = shards.setdefault(names, len(shards))
-            if found == index and slot == last + 1:
-                last = slot
-            else:
-                if index >= 0:
-                    ranges.append((first, last, index))
-                first, last, index = slot, slot, found
-        if index >= 0:
-            ranges.append((first, last, index))
-        for name in self._endpoints.keys() - self.nodes_cache.keys():
+        Tasks that come while one asks wait for its answer. The keywords are redis-py's; the node that just failed is
+        asked last.
+        """
+        more = [Address(host, int(port)) for host, port in additional_startup_nodes_info or ()]
+        await self._ask_and_publish(more, {last_failed_node_name or ""}, None)
+        self.refresher.start()
+
+    async def refresh(self, told: set[Address], failed: set[Address]) -> None:
+        """The refresher's part: asks those first who ``told`` of news, and last those who ``failed``."""
+        await self._ask_and_publish(told, {address.name for address in failed}, self._refresh_timeout)
+
+    async def look_for_successor(self, failed: set[Address]) -> bool:
+        """The refresher's part: whether a replica has taken the place of a primary that ``failed``."""
+        found = await self._drive(
+            look_for_successor(self.knowledge, failed), min(ROLE_TIMEOUT, self._refresh_timeout)
+        )
+        if found is None:
+            return False
+        primary, replica = map(self.endpoint_of, found)
+        # Not a whole topology: slots that MOVED has patched stay where they are.
+        self.engine.table = tables.promoted(self.engine.table, primary, replica)
+        self._slots_cache = None
+        self.knowledge.promoted(replica.node)
+        self.refresher.told.add(replica.node)
+        primary.pool.node.server_type, replica.pool.node.server_type = REPLICA, PRIMARY
+        if self.default_node is primary.pool.node:
+            self.default_node = replica.pool.node
+        await self._tell()
+        return True
+
+    def silent_nodes(self) -> set[Address]:
+        """The refresher's part: primaries that somebody waits for and that have sent nothing since this was last asked."""
+        now = time.monotonic()
+        return {
+            endpoint.node
+            for endpoint in self._endpoints.values()
+            if (
+                # A sum asks all of its links: each remembers the last time.
+                sum(link.is_silent() for link in endpoint.links if link is not None)
+                or endpoint.pool.breaker.is_stuck(now, WATCH_INTERVAL)
+            )
+            and self._is_primary(endpoint.node)
+        }
+
+    def leave(self, silent: set[Address]) -> None:
+        """The refresher's part: nobody waits any longer for nodes that were ``silent`` and are primaries no more."""
+        for address in silent:
+            endpoint = self._endpoints.get(address.name)
+            if endpoint is not None and not self._is_primary(address):
+                endpoint.pool.close(endpoint, "silent, and another node has its slots now")
+
+    def _unreachable(self) -> set[str]:
+        """Names of nodes to which no connection comes about: asked last, they keep nobody waiting for a refresh."""
+        now = time.monotonic()
+        return {
+            name
+            for name, endpoint in self._endpoints.copy().items()
+            if not endpoint.pool.breaker.closed or endpoint.pool.breaker.is_stuck(now, WATCH_INTERVAL)
+        }
+
+    def _is_primary(self, address: Address) -> bool:
+        node = self.nodes_cache.get(address.name)
+        return node is not None and node.server_type == PRIMARY
+
+    async def re_auth_callback(self, token: TokenInterface) -> None:
+        """Takes a new credential to the live connections of all nodes (streaming credential providers).
+
+        Raises what the first node that does not take it says, when all others have been told.
+        """
+        told = [endpoint.pool.node.re_auth_callback(token) for endpoint in self._endpoints.values()]
+        for outcome in await asyncio.gather(*told, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    def count_nodes(self) -> int:
+        """How many nodes the topology has."""
+        return len(self.nodes_cache)
+
+    async def _ask_and_publish(self, first: Iterable[Address], last: set[str], timeout: float | None) -> None:
+        published = self.knowledge.published
+        async with self._initialize_lock:
+            if published != self.knowledge.published:
+                return
+            self.read_load_balancer.reset()
+            if not published:
+                # Itself in place of its nodes, which come and go while it tells them of a new credential.
+                self._event_dispatcher.dispatch(
+                    AfterAsyncClusterInstantiationEvent(
+                        {"all": self}, self.connection_kwargs.get("credential_provider")
+                    )
+                )
+            known = [*self.startup_nodes.values(), *self.nodes_cache.values(), *self._seeds.values()]
+            others = [Address(node.host, int(node.port)) for node in known]
+            random.shuffle(others)
+            steps = inquire(self.knowledge, candidates(first, others, last | self._unreachable()))
+            topology: Topology | None = await apart(self._drive(steps, timeout))
+            if topology is None:
+                return
+            self._publish(topology)
+        await self._tell()
+
+    async def _drive(self, steps: Ask, timeout: float | None) -> Any:
+        """Asks over connections of its own: nobody's replies wait behind it. ``timeout`` in seconds, None for those of
+        the client's other connections."""
+        connection: Any = None
+        try:
+            step = next(steps)
+            while True:
+                value = None
+                try:
+                    if isinstance(step, Address):
+                        if connection is not None:
+                            await connection.disconnect()
+                        connection = self._make_connection(step, timeout)
+                        await connection.connect()
+                    else:
+                        await connection.send_command(step)
+                        value = await connection.read_response()
+                except FAILURES as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(value)
+        except StopIteration as end:
+            return end.value
+        finally:
+            if connection is not None:
+                await connection.disconnect()
+
+    def _make_connection(self, address: Address, timeout: float | None) -> Any:
+        node = self._node_of(address)
+        kwargs = dict(node.connection_kwargs)
+        if timeout is not None:
+            for name in ("socket_timeout", "socket_connect_timeout"):
+                kwargs[name] = min(timeout, kwargs.get(name) or timeout)
+        return with_our_errors(node.connection_class(**kwargs))
+
+    def _node_of(self, address: Address) -> Node:
+        """The node at ``address``, known to the topology or not yet."""
+        known = self._endpoints.get(address.name)
+        if known is not None and isinstance(known.pool.node, Node):
+            return known.pool.node
+        for nodes in (self.nodes_cache, self.startup_nodes, self._seeds):
+            node = nodes.get(address.name)
+            if isinstance(node, Node):
+                return node
+        return Node(address.host, address.port, PRIMARY, **self.connection_kwargs)
+
+    def _publish(self, topology: Topology) -> None:
+        primaries = {shard.primary for shard in topology.shards}
+        nodes: dict[str, ClusterNode] = {}
+        for address in topology.addresses():
+            node = self._node_of(address)
+            node.server_type = PRIMARY if address in primaries else REPLICA
+            nodes[address.name] = node
+        # redis-py's own connections of nodes that have left are closed, and the others' opened anew.
+        self.set_nodes(self.nodes_cache, nodes, remove_old=True)
+        if self._dynamic_startup_nodes:
+            self.set_nodes(self.startup_nodes, self.nodes_cache, remove_old=True)
+        for name in self._endpoints.keys() - nodes.keys():
             endpoint = self._endpoints.pop(name)
             endpoint.pool.retire(endpoint)
-        tuples = [
-            tuple(
-                self.endpoint_of(Address(node.host, int(node.port)))
-                for node in map(self.nodes_cache.__getitem__, names)
-            )
-            for names in shards
-        ]
-        self.engine.table = SlotTable(ranges, tuples)
+            # Its machine may be gone, and then nobody says no.
+            endpoint.pool.end_openings()
+        self.engine.table = tables.table_of(topology, self.endpoint_of)
+        self._slots_cache = None
+        self._choose_default_node()
+        self.knowledge.publish(topology)
+        if self.readers is not None:
+            self.readers.placed(topology)
 
-    async def moved(self, slot: int, address: Address) -> None:
-        """``address`` serves ``slot`` from now on."""
-        await super().move_slot(MovedError(f"{slot} {address.name}"))
-        table = self.engine.table
+    def _choose_default_node(self) -> None:
+        # None only where slots may be uncovered, as in redis-py for threads.
+        self.default_node = next(iter(self.get_nodes_by_server_type(PRIMARY)), None)  # type: ignore[assignment]
+
+    def put_last(self, failed: Address) -> None:
+        """Another primary is the default node, after ``failed`` did not answer."""
+        self.move_node_to_end_of_cached_nodes(failed.name)
+        self._choose_default_node()
+
+    async def moved(self, slot: int, address: Address) -> bool:
+        """``address`` serves ``slot`` from now on. Whether that was news."""
         endpoint = self.endpoint_of(address)
-        shards = list(table.shards)
-        index = next((i for i, shard in enumerate(shards) if shard[0] is endpoint), len(shards))
-        if index == len(shards):
-            # A replica that was promoted keeps the shard's other nodes; a node of elsewhere comes alone.
-            old = table[slot] or ()
-            rest = tuple(other for other in old if other is not endpoint) if endpoint in old else ()
-            shards.append((endpoint, *rest))
-        self.engine.table = table.with_slot(slot, index, shards)
+        change = tables.moved(self.engine.table, slot, endpoint)
+        if change is None:
+            return False
+        node = self.nodes_cache.setdefault(address.name, endpoint.pool.node)
+        node.server_type = PRIMARY
+        if change.demoted is not None:
+            change.demoted.pool.node.server_type = REPLICA
+            if self.default_node is change.demoted.pool.node:
+                self.default_node = node
+        self.engine.table = change.table
+        self._slots_cache = None
+        self.knowledge.stale = True
+        await self._tell()
+        return True
+
+    async def _tell(self) -> None:
+        try:
+            await self._event_dispatcher.dispatch_async(AsyncAfterSlotsCacheRefreshEvent())
+        except Exception:
+            redis.asyncio.cluster.logger.exception("a listener raised while the slots changed")
+
+    def reconnect(self, address: Address) -> None:
+        """Calls from now on go over new connections to ``address``; those under way end on the old ones."""
+        # All calls that were under way there come here, one after the other.
+        now = time.monotonic()
+        recent = now - self._reconnected.get(address, -math.inf) <= RECONNECT_INTERVAL
+        endpoint = None if recent else self._endpoints.pop(address.name, None)
+        if endpoint is not None:
+            self._reconnected[address] = now
+            endpoint.pool.retire(endpoint)
+            fresh = self.endpoint_of(address)
+            table = self.engine.table
+            shards = [tuple(fresh if e is endpoint else e for e in shard) for shard in table.shards]
+            self.engine.table = SlotTable(table.ranges(), shards)
+
+    @property
+    def slots_cache(self) -> dict[int, list[ClusterNode]]:
+        """redis-py's table, slot to its nodes, the primary first; made when somebody looks."""
+        if self._slots_cache is None:
+            self._slots_cache = tables.by_slot(self.engine.table, lambda endpoint: endpoint.pool.node)
+        return self._slots_cache
+
+    @slots_cache.setter
+    def slots_cache(self, slots: dict[int, list[ClusterNode]]) -> None:
+        # redis-py's own, before anything is known.
+        self._slots_cache = slots
 
     async def move_slot(self, e: Any) -> None:
         """redis-py's transactions report their redirects here."""
@@ -128,18 +439,38 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
     def forget_links(self) -> None:
         """Drops everything that belonged to an event loop that is gone."""
         self._endpoints.clear()
-        self.engine.table = SlotTable()
+        self._close_table()
+        self.refresher.forget()
+        if self.offsets is not None:
+            self.offsets.forget()
         for node in (*self.nodes_cache.values(), *self.startup_nodes.values(), *self._seeds.values()):
             node._free.clear()
             node._connections.clear()
+
+    def renew_lock(self) -> None:
+        """A lock belongs to the loop in which somebody waited for it."""
         self._initialize_lock = asyncio.Lock()
 
-    async def aclose(self, attr: str = "nodes_cache") -> None:
-        """Closes every link and every connection."""
+    def _close_table(self) -> None:
+        self.engine.table = SlotTable()
+        self._slots_cache = None
+        self.knowledge.stale = True
+
+    def close_links(self) -> None:
+        """Closes every link; what is under way fails."""
+        self.knowledge.stale = True
         for endpoint in self._endpoints.values():
-            endpoint.pool.close()
-            endpoint.link = None
-        await super().aclose(attr)
+            endpoint.pool.close(endpoint)
+
+    def retire_links(self) -> list[AsyncLink]:
+        """Ends every link as soon as it has answered; who comes later finds none. Those that have something to answer."""
+        endpoints = list(self._endpoints.values())
+        self._endpoints.clear()
+        self._close_table()
+        for endpoint in endpoints:
+            endpoint.pool.retire(endpoint)
+        links = [link for endpoint in endpoints for link in endpoint.links]
+        return [link for link in links if link is not None and not link.closed]
 
 
 async def record(name: str, started: float, node: Address | None, outcome: Any) -> None:
@@ -147,7 +478,7 @@ async def record(name: str, started: float, node: Address | None, outcome: Any) 
     if recorder._async_metrics_collector is not None:
         error = parse_error(outcome.text) if type(outcome) is ServerError else outcome
         await recorder.record_operation_duration(
-            command_name=name,
+            command_name=shown(name),
             duration_seconds=time.monotonic() - started,
             server_address=node.host if node is not None else None,
             server_port=node.port if node is not None else None,
@@ -161,3 +492,8 @@ async def _track(connection: Any) -> None:
     await connection.send_command("CLIENT", "TRACKING", "ON")
     if str_if_bytes(await connection.read_response()) != "OK":
         raise ConnectionError("CLIENT TRACKING failed: client-side caching needs a server with RESP3")
+
+
+def _is_up(endpoint: AsyncEndpoint, now: float, probe: bool) -> bool:
+    breaker: Breaker = endpoint.pool.breaker
+    return breaker.may_probe(now) if probe else breaker.closed
