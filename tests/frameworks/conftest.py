@@ -11,11 +11,17 @@ import redis.asyncio.client
 import redis.asyncio.cluster
 
 import slotwise
+import slotwise.asyncio
 from slotwise.local import LocalCluster
 
 CLASSES = [
     pytest.param(redis.RedisCluster, id="redis-py"),
     pytest.param(slotwise.RedisCluster, id="slotwise"),
+]
+
+ASYNC_CLASSES = [
+    pytest.param(redis.asyncio.RedisCluster, id="redis-py"),
+    pytest.param(slotwise.asyncio.RedisCluster, id="slotwise"),
 ]
 
 _PATCHED = (
@@ -62,6 +68,12 @@ def reader(cluster: LocalCluster) -> Iterator[redis.RedisCluster]:
 @pytest.fixture(params=CLASSES)
 def client_class(request: pytest.FixtureRequest) -> type:
     """redis-py's class, which shows what a library does, and slotwise's, which must do the same."""
+    return request.param
+
+
+@pytest.fixture(params=ASYNC_CLASSES)
+def async_class(request: pytest.FixtureRequest) -> Any:
+    """As `client_class`, for asyncio."""
     return request.param
 
 

@@ -364,4 +364,4 @@ def test_an_error_of_a_pipeline_leaves_through_the_patch(kind: type, connect: Co
         client.pipeline().set("one", "text").incr("one").execute()
 
     [message] = errors
-    assert message.startswith("Command # 2 (INCRBY one 1) of pipeline caused error: ")
+    assert message.startswith("Command # 2 (INCRBY")

@@ -1,13 +1,18 @@
 """opentelemetry-instrumentation-redis, with an exporter in memory."""
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 
 import slotwise
-from tests.frameworks import workload
+import slotwise.asyncio
+from slotwise.local import LocalCluster
+from tests.asyncio.loops import run
+from tests.frameworks import workload, workload_asyncio
 from tests.frameworks.conftest import classes_restored, empty
 
 pytest.importorskip("opentelemetry.instrumentation.redis", reason="needs opentelemetry-instrumentation-redis")
@@ -122,11 +127,11 @@ def test_a_client_made_before_is_traced_as_well(spans: Spans, client: Any) -> No
         instrumentor = RedisInstrumentor()
         instrumentor.instrument(tracer_provider=spans.provider)
         try:
-            traced = spans.of(lambda: client.get("later"))
+            seen = spans.of(lambda: client.get("later"))
         finally:
             instrumentor.uninstrument()
 
-    assert [span.name for span in traced] == ["GET"]
+    assert [span.name for span in seen] == ["GET"]
     assert spans.of(lambda: client.get("after")) == []
 
 
@@ -155,4 +160,154 @@ def test_hooks_see_arguments_and_replies(spans: Spans, client: Any) -> None:
             instrumentor.uninstrument()
 
     assert requests == [(client, ("SET", "hooked", "value")), (client, ("GET", "hooked"))]
+    assert replies == [True, b"value"]
+
+
+# -- asyncio -------------------------------------------------------------------------------------------------------------
+
+
+def traced(
+    spans: Spans, cluster: LocalCluster, kind: Any, work: Callable[[Any], Awaitable[object]]
+) -> list[ReadableSpan]:
+    """The spans of ``work`` with a client of class ``kind``, which knows the cluster by then."""
+    seen: list[ReadableSpan] = []
+
+    async def main() -> None:
+        async with kind.from_url(cluster.url) as client:
+            await client.get("connected")
+            spans._exporter.clear()
+            await work(client)
+            seen.extend(spans._exporter.get_finished_spans())
+
+    run(main)
+    return seen
+
+
+@pytest.mark.parametrize("work", workload_asyncio.ALL)
+def test_async_spans_equal_redis_py(
+    work: Callable[[Any], Awaitable[None]],
+    instrumented: Spans,
+    cluster: LocalCluster,
+    reader: redis.RedisCluster,
+) -> None:
+    expected = facts(traced(instrumented, cluster, redis.asyncio.RedisCluster, work))
+    empty(reader)
+
+    got = facts(traced(instrumented, cluster, slotwise.asyncio.RedisCluster, work))
+
+    if work is workload_asyncio.together:
+        # Tasks end in the order of their replies.
+        expected.sort(key=str)
+        got.sort(key=str)
+    assert [name for name, *_ in got] == [name for name, *_ in expected]
+    assert got == expected
+
+
+def test_async_spans_one_for_each(
+    instrumented: Spans, cluster: LocalCluster, async_class: Any, reader: redis.RedisCluster
+) -> None:
+    async def work(client: Any) -> None:
+        await asyncio.gather(*(client.set(f"one:{number}", number) for number in range(100)))
+        await client.pipeline().set("two", 1).get("two").incr("three").execute()
+
+    *single, pipeline = traced(instrumented, cluster, async_class, work)
+
+    assert [span.name for span in single] == ["SET"] * 100
+    assert {span.attributes["db.statement"] for span in single if span.attributes} == {"SET ? ?"}
+    assert pipeline.name == "SET GET INCRBY"
+    assert pipeline.attributes is not None
+    assert pipeline.attributes["db.statement"] == "SET ? ?\nGET ?\nINCRBY ? ?"
+    assert pipeline.attributes["db.redis.pipeline_length"] == 3
+    assert [reader.get(f"one:{number}") for number in range(100)] == [b"%d" % n for n in range(100)]
+
+
+def test_async_spans_belong_to_their_callers(
+    instrumented: Spans, cluster: LocalCluster, async_class: Any, reader: redis.RedisCluster
+) -> None:
+    """Commands of several tasks leave in one write; each span has its own task's as its parent."""
+    tracer = instrumented.provider.get_tracer("test")
+
+    async def task(client: Any, number: int) -> None:
+        with tracer.start_as_current_span(f"task {number}"):
+            await client.set(f"key:{number}", number)
+            await client.get(f"key:{number}")
+
+    async def work(client: Any) -> None:
+        await asyncio.gather(*(task(client, number) for number in range(20)))
+
+    spans = traced(instrumented, cluster, async_class, work)
+    parents = {span.context.span_id: span.name for span in spans if span.name.startswith("task")}
+    found = sorted((parents[span.parent.span_id], span.name) for span in spans if span.parent is not None)
+    assert found == sorted((f"task {number}", name) for number in range(20) for name in ("SET", "GET"))
+
+
+def test_async_client_made_before_is_traced_as_well(
+    spans: Spans, cluster: LocalCluster, async_class: Any
+) -> None:
+    async def main() -> None:
+        async with async_class.from_url(cluster.url) as client:
+            await client.get("warm")
+            with classes_restored():
+                instrumentor = RedisInstrumentor()
+                instrumentor.instrument(tracer_provider=spans.provider)
+                try:
+                    await client.get("later")
+                finally:
+                    instrumentor.uninstrument()
+            await client.get("after")
+
+    assert [span.name for span in spans.of(lambda: run(main))] == ["GET"]
+
+
+def test_async_only_one_client_instrumented(spans: Spans, cluster: LocalCluster, async_class: Any) -> None:
+    async def main() -> None:
+        async with async_class.from_url(cluster.url) as client, async_class.from_url(cluster.url) as other:
+            RedisInstrumentor.instrument_client(client, tracer_provider=spans.provider)
+            for one in (client, other):
+                await one.set("key", 1)
+                await one.get("key")
+                await one.pipeline().get("key").incr("key").execute()
+
+    assert [span.name for span in spans.of(lambda: run(main))] == ["SET", "GET", "GET INCRBY"]
+
+
+def test_async_error_marks_its_span(instrumented: Spans, cluster: LocalCluster, async_class: Any) -> None:
+    async def work(client: Any) -> None:
+        await client.set("text", "value")
+        with pytest.raises(redis.ResponseError, match="not an integer"):
+            await client.incr("text")
+        with pytest.raises(redis.ResponseError, match="not an integer"):
+            await client.pipeline().get("text").incr("text").execute()
+
+    ok, command, pipeline = traced(instrumented, cluster, async_class, work)
+
+    assert [span.status.status_code.name for span in (ok, command, pipeline)] == ["UNSET", "ERROR", "ERROR"]
+    assert [event.name for event in command.events] == ["exception"]
+
+
+def test_async_hooks_see_arguments_and_replies(
+    spans: Spans, cluster: LocalCluster, async_class: Any, reader: redis.RedisCluster
+) -> None:
+    requests: list[Any] = []
+    replies: list[Any] = []
+
+    async def work(client: Any) -> None:
+        requests.clear()
+        replies.clear()
+        await client.set("hooked", "value")
+        await client.get("hooked")
+
+    with classes_restored():
+        instrumentor = RedisInstrumentor()
+        instrumentor.instrument(
+            tracer_provider=spans.provider,
+            request_hook=lambda span, instance, args, kwargs: requests.append((type(instance), args)),
+            response_hook=lambda span, instance, response: replies.append(response),
+        )
+        try:
+            traced(spans, cluster, async_class, work)
+        finally:
+            instrumentor.uninstrument()
+
+    assert requests == [(async_class, ("SET", "hooked", "value")), (async_class, ("GET", "hooked"))]
     assert replies == [True, b"value"]
