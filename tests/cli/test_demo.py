@@ -11,7 +11,7 @@ import pytest
 
 from slotwise import RedisCluster
 from slotwise.cli._library import Module, WrongDataError, chunks, snippets, store, verify
-from slotwise.cli.demo import RACES
+from slotwise.cli.demo import ASYNC_RACES, RACES
 from slotwise.local import LocalCluster
 from tests.cli.conftest import Run, Start, descendants
 from tests.local.processes import none_alive
@@ -46,7 +46,7 @@ def test_json_report(start_slotwise: Start) -> None:
     assert none_alive(servers)
     report = json.loads(out)
     assert (report["modules"], report["verified_bytes"]) == library_size()
-    assert [race["name"] for race in report["races"]] == [race.name for race in RACES]
+    assert [race["name"] for race in report["races"]] == [race.name for race in (*RACES, *ASYNC_RACES)]
     for race in report["races"]:
         for client in ("slotwise", "redis_py"):
             assert race[client]["rate"] > 0
@@ -63,7 +63,7 @@ def test_tables_without_a_terminal(slotwise: Run) -> None:
     run = slotwise("demo", "--seconds", "0.05")
     assert run.returncode == 0, run.stderr
     assert "every byte is as stored" in run.stdout
-    for race in RACES:
+    for race in (*RACES, *ASYNC_RACES):
         assert race.name in run.stdout
     assert "\x1b" not in run.stdout
     assert run.stderr == ""

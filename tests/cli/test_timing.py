@@ -1,5 +1,6 @@
 """The loop that times clients."""
 
+import asyncio
 import threading
 from functools import partial
 from itertools import accumulate, cycle
@@ -7,7 +8,7 @@ from itertools import accumulate, cycle
 import pytest
 
 from slotwise.cli import _timing
-from slotwise.cli._timing import Figures, batches, in_turns, ratio, summary, timed
+from slotwise.cli._timing import Figures, batches, in_turns, ratio, summary, timed, timed_in_tasks
 
 
 def clock(monkeypatch: pytest.MonkeyPatch, *steps: float) -> None:
@@ -46,6 +47,48 @@ def test_more_threads_than_arguments() -> None:
 def test_an_error_of_a_call_comes_out() -> None:
     with pytest.raises(ZeroDivisionError):
         timed(lambda: 1 / 0, [()], threads=2)(0.01)
+
+
+def test_tasks_share_the_work() -> None:
+    seen: dict[object, list[int]] = {}
+
+    async def call(n: int) -> None:
+        seen.setdefault(asyncio.current_task(), []).append(n)
+        await asyncio.sleep(0)
+
+    figures = timed_in_tasks(asyncio.run, call, [(n,) for n in range(1_000_000)], tasks=4, commands=10)(0.02)
+    assert len(seen) == 4
+    assert sorted(n for mine in seen.values() for n in mine) == list(range(sum(map(len, seen.values()))))
+    assert max(map(len, seen.values())) - min(map(len, seen.values())) <= 1
+    assert 0 < figures.p50 <= figures.p99
+
+
+def test_every_awaited_call_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, 0.125)
+    seen: list[int] = []
+
+    async def call(n: int) -> None:
+        seen.append(n)
+
+    figures = timed_in_tasks(asyncio.run, call, [(1,), (2,), (3,)], commands=10)(1.0)
+    assert seen == [1, 2, 3, 1, 2, 3, 1]
+    # The task looks at the clock once more, when it begins.
+    assert figures == Figures(70 / 1.0, 0.125, 0.125)
+
+
+def test_an_error_of_an_awaited_call_comes_out() -> None:
+    async def call() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        timed_in_tasks(asyncio.run, call, [()], tasks=2)(0.01)
+
+
+@pytest.mark.parametrize("commands", [1, 10])
+def test_processor_time(monkeypatch: pytest.MonkeyPatch, commands: int) -> None:
+    clock(monkeypatch, 0.25)
+    monkeypatch.setattr(_timing, "process_time", partial(next, iter([5.0, 7.0])))
+    assert timed(str, [(1,)], commands=commands)(1.0).cpu == 2.0 / (4 * commands)
 
 
 def test_turns_change() -> None:

@@ -1,12 +1,14 @@
 """`slotwise demo`: the client at work on real data, and beside redis-py."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from time import perf_counter
 from typing import Annotated, Any
 
 import redis
+import redis.asyncio
 import typer
 from rich import box
 from rich.console import Console
@@ -14,11 +16,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import slotwise
+import slotwise.asyncio
+from slotwise.cli._in_loop import InLoop
 from slotwise.cli._library import WrongDataError, chunks, read_library, snippets, store, verify
 from slotwise.cli._output import complain, print_json
-from slotwise.cli._timing import Arguments, Call, Figures, batches, in_turns, ratio, summary, timed
+from slotwise.cli._timing import (
+    Arguments,
+    Call,
+    Figures,
+    Stretch,
+    batches,
+    in_turns,
+    ratio,
+    summary,
+    timed,
+    timed_in_tasks,
+)
 from slotwise.local import LocalCluster
 
+_OURS, _THEIRS = "slotwise", "redis-py"
 # How often the clients take turns in each race.
 _ROUNDS = 5
 # What the races read: so many short values.
@@ -43,8 +59,33 @@ class Race:
             return [(key,) for key in keys]
         return [(group,) for group in batches(keys, self.keys)]
 
+    def first_reply(self, client: Any, arguments: Arguments) -> Any:
+        return self.call(client)(*arguments[0])
+
+    def stretch(self, client: Any, arguments: Arguments) -> Stretch:
+        return timed(self.call(client), arguments, threads=self.threads, commands=self.keys)
+
+
+@dataclass(frozen=True)
+class AsyncRace(Race):
+    """The same for clients of asyncio, each an `InLoop`. Calls are awaited, by so many tasks."""
+
+    tasks: int = 1
+
+    def first_reply(self, client: InLoop, arguments: Arguments) -> Any:
+        async def first() -> Any:
+            return await self.call(client.client)(*arguments[0])
+
+        return client.run(first())
+
+    def stretch(self, client: InLoop, arguments: Arguments) -> Stretch:
+        call = self.call(client.client)
+        return timed_in_tasks(client.run, call, arguments, tasks=self.tasks, commands=self.keys)
+
 
 def _get_in_pipeline(client: Any) -> Call:
+    """Sends it as well, or, under asyncio, returns what is to be awaited."""
+
     def call(keys: Sequence[str]) -> Any:
         pipeline = client.pipeline()
         for key in keys:
@@ -60,6 +101,10 @@ RACES = (
     Race("MGET of 100 keys", lambda client: client.mget_nonatomic, keys=100),
     Race("pipeline of 100", _get_in_pipeline, keys=100),
     Race("pipeline of 1,000", _get_in_pipeline, keys=1_000),
+)
+ASYNC_RACES = (
+    AsyncRace("async GET, 50 tasks", lambda client: client.get, tasks=50),
+    AsyncRace("async pipeline of 100", _get_in_pipeline, keys=100),
 )
 
 
@@ -123,7 +168,7 @@ def demo(
     """Store Python's standard library in a cluster, verify every byte, and race redis-py.
 
     The cluster is made for the occasion: 3 primaries and 3 replicas on free
-    ports of this machine, gone when the command ends. Takes half a minute.
+    ports of this machine, gone when the command ends. Takes less than a minute.
 
     Exit code 1 if no cluster can be started, or if what was read is not what
     was stored.
@@ -180,8 +225,17 @@ def _run(bars: Progress, seconds: float) -> Report:
 
         values = snippets(library, _SNIPPETS)
         ours.mset_nonatomic(values)
-        task = bars.add_task("Racing redis-py", total=len(RACES) * _ROUNDS)
-        races = [_race(race, ours, theirs, values, seconds, lambda: bars.advance(task)) for race in RACES]
+        keys = list(values)
+        task = bars.add_task("Racing redis-py", total=(len(RACES) + len(ASYNC_RACES)) * _ROUNDS)
+        after_round = partial(bars.advance, task)
+        clients: dict[str, Any] = {_OURS: ours, _THEIRS: theirs}
+        races = [_race(race, clients, keys, seconds, after_round) for race in RACES]
+        with (
+            closing(InLoop(partial(slotwise.asyncio.RedisCluster.from_url, cluster.url))) as async_ours,
+            closing(InLoop(partial(redis.asyncio.RedisCluster.from_url, cluster.url))) as async_theirs,
+        ):
+            clients = {_OURS: async_ours, _THEIRS: async_theirs}
+            races += [_race(race, clients, keys, seconds, after_round) for race in ASYNC_RACES]
 
         distribution = ours.distribution()
         return Report(
@@ -202,43 +256,44 @@ def _run(bars: Progress, seconds: float) -> Report:
 
 def _race(
     race: Race,
-    ours: redis.RedisCluster,
-    theirs: redis.RedisCluster,
-    values: Mapping[str, bytes],
+    clients: Mapping[str, Any],
+    keys: Sequence[str],
     seconds: float,
     after_round: Callable[[], object],
 ) -> Result:
-    arguments = race.arguments(list(values))
-    calls = {"slotwise": race.call(ours), "redis-py": race.call(theirs)}
+    arguments = race.arguments(keys)
     # A client that answers fast and wrongly wins nothing.
-    replies = [call(*arguments[0]) for call in calls.values()]
+    replies = [race.first_reply(client, arguments) for client in clients.values()]
     if replies[0] != replies[1]:
         raise WrongDataError(f"{race.name}: slotwise and redis-py read different values")
-    stretches = {
-        name: timed(call, arguments, threads=race.threads, commands=race.keys) for name, call in calls.items()
-    }
+    stretches = {name: race.stretch(client, arguments) for name, client in clients.items()}
     rounds = []
     for figures in in_turns(stretches, seconds, _ROUNDS):
         rounds.append(figures)
         after_round()
     return Result(
         race.name,
-        Speed.of(summary(rounds, "slotwise")),
-        Speed.of(summary(rounds, "redis-py")),
-        ratio(rounds, "slotwise", to="redis-py"),
+        Speed.of(summary(rounds, _OURS)),
+        Speed.of(summary(rounds, _THEIRS)),
+        ratio(rounds, _OURS, to=_THEIRS),
     )
 
 
 def _table(title: str) -> Table:
     return Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, collapse_padding=True
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
     )
 
 
 def _race_table(report: Report) -> Table:
     table = _table(f"Beside redis-py {report.redis_py}: same process, same calls, taking turns")
     table.add_column(no_wrap=True)
-    for client in ("slotwise", "redis-py"):
+    for client in (_OURS, _THEIRS):
         table.add_column(f"{client}\nkeys/s", justify="right")
         table.add_column("p50\nms", justify="right")
         table.add_column("p99\nms", justify="right")
