@@ -18,7 +18,7 @@ from slotwise.local import LocalCluster
 TARGET_MISSED = 1
 
 ROW_NAMES = [row.name for row in ROWS]
-CLIENT_NAMES = [*dict.fromkeys(client for row in ROWS for client in row.clients), REFERENCE]
+CLIENT_NAMES = [*dict.fromkeys(client.split()[0] for row in ROWS for client in row.clients), REFERENCE]
 
 
 def main(

@@ -5,7 +5,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_LIBRARIES = ("slotwise", "redis", "hiredis", "valkey-glide-sync", "coredis")
+_LIBRARIES = ("slotwise", "redis", "hiredis", "valkey-glide", "valkey-glide-sync", "coredis", "uvloop")
 
 
 def describe() -> dict[str, str]:
@@ -14,6 +14,7 @@ def describe() -> dict[str, str]:
         "processor": f"{_processor()}, {_cores()} cores",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "idle": _idle(),
         "load before": f"{os.getloadavg()[0]:.1f} runnable processes, mean of a minute",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "libraries": ", ".join(f"{name} {found}" for name in _LIBRARIES if (found := _version(name))),
@@ -27,6 +28,22 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
+
+
+def _idle() -> str:
+    """What a processor does when it has nothing to do: to be woken takes the longer, the deeper it sleeps."""
+    governor = _read("/sys/devices/system/cpu/cpuidle/current_governor")
+    if governor != "haltpoll":
+        return governor or "unknown"
+    polls = _read("/sys/module/haltpoll/parameters/guest_halt_poll_ns")
+    return f"a virtual machine's haltpoll, guest_halt_poll_ns = {polls or 'unknown'}"
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
 
 
 def _cores() -> int:

@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.cluster.reference import NAME as REFERENCE
-from benchmarks.cluster.rows import Row, Target
+from benchmarks.cluster.rows import Row
+from benchmarks.cluster.targets import OURS
 from slotwise.cli._timing import Figures, ratio, summary
 
-OURS = "slotwise"
 RESULTS = Path(__file__).parents[1] / "results"
 
-_COLUMNS = ("client", "commands/s", "p50 ms", "p99 ms", "slotwise is")
+_COLUMNS = ("client", "commands/s", "p50 ms", "p99 ms", "CPU µs", "slotwise is")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,10 @@ class Result:
     clients: Sequence[str]
     rounds: Sequence[Mapping[str, Figures]]
 
+    def figures(self, client: str) -> Figures | None:
+        """The medians over all rounds; None if the client was not measured."""
+        return summary(self.rounds, client) if client in self.clients else None
+
     def ratio(self, client: str) -> float | None:
         """How many times the rate of `client` slotwise reached; None if one of them was not measured."""
         if {OURS, client} <= set(self.clients) and client != OURS:
@@ -32,25 +36,21 @@ class Result:
 
     @property
     def met(self) -> bool | None:
-        """Whether slotwise reached one of the row's targets; None if none of them was measured."""
-        verdicts = [self._is_met(target) for target in self.row.targets]
-        known = [verdict for verdict in verdicts if verdict is not None]
-        return any(known) if known else None
-
-    def _is_met(self, target: Target) -> bool | None:
-        if target.times is not None:
-            reached = self.ratio(target.times)
-        else:
-            reached = summary(self.rounds, OURS).rate if OURS in self.clients else None
-        return None if reached is None else reached >= target.least
+        """Whether slotwise reached the row's targets, as far as they were measured; None if none was."""
+        known = [met for target in self.row.targets if (met := target.is_met(self)) is not None]
+        return all(known) if known else None
 
     @property
-    def verdict(self) -> str:
-        """The row's targets and whether one is met, in words; empty without targets."""
-        if not self.row.targets:
-            return ""
-        word = {True: "met", False: "MISSED", None: "not measured"}[self.met]
-        return f"target {' or '.join(map(str, self.row.targets))}: {word}"
+    def verdicts(self) -> list[str]:
+        """What became of the row's targets, in words; empty without targets."""
+        if not self.row.can_run:
+            return [f"not run: {self.row.needs} is not installed"]
+        lines = []
+        for word, answer in (("met", True), ("MISSED", False), ("not measured", None)):
+            targets = [str(target) for target in self.row.targets if target.is_met(self) is answer]
+            if targets:
+                lines.append(f"{word}: {', '.join(targets)}")
+        return lines
 
     def cells(self) -> list[tuple[str, ...]]:
         """The figures of each client."""
@@ -64,6 +64,7 @@ class Result:
             f"{figures.rate:,.0f}",
             f"{figures.p50 * 1e3:.3f}",
             f"{figures.p99 * 1e3:.3f}",
+            "" if figures.cpu is None else f"{figures.cpu * 1e6:.1f}",
             "" if times is None else f"{times:.2f}x",
         )
 
@@ -75,8 +76,9 @@ def heading() -> str:
 
 def text(result: Result) -> str:
     """A row for people: its name, and a line for each client."""
-    title = f"{result.row.title}  {result.verdict}".rstrip()
-    return "\n".join([title, *map(_line, result.cells())])
+    return "\n".join(
+        [result.row.title, *map(_line, result.cells()), *(f"    {verdict}" for verdict in result.verdicts)]
+    )
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -103,9 +105,8 @@ def save(name: str, machine: Mapping[str, str], results: Sequence[Result]) -> li
     lines = [f"# {name}", "", *(f"- {what}: {value}" for what, value in machine.items()), ""]
     for result in results:
         lines += [f"## {result.row.title}", ""]
-        if result.verdict:
-            lines += [result.verdict, ""]
         lines += [*map(_markdown, [_COLUMNS, ["---"] * len(_COLUMNS), *result.cells()]), ""]
+        lines += [*(f"- {verdict}" for verdict in result.verdicts), ""] if result.verdicts else []
     as_json, as_markdown = RESULTS / f"{name}.json", RESULTS / f"{name}.md"
     as_json.write_text(json.dumps({"machine": dict(machine), "rows": rows}, indent=2) + "\n")
     as_markdown.write_text("\n".join(lines))

@@ -4,9 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, closing
 from typing import Any
 
-import redis
-
-from benchmarks.cluster.data import KEYS, value_of
+from benchmarks.cluster.data import fill
 from benchmarks.cluster.reference import NAME as REFERENCE
 from benchmarks.cluster.reference import Reference
 from benchmarks.cluster.report import Result
@@ -24,10 +22,11 @@ class Contest:
         self._cluster = cluster
         self._names = names
         self._stack = ExitStack()
-        # By what connects them, since one client may have several interfaces; None if absent.
-        self._connected: dict[Callable[[LocalCluster], Any], Any] = {}
-        with redis.RedisCluster.from_url(cluster.url) as client:
-            client.mset_nonatomic({key: value_of(key) for key in KEYS})
+        # The clients that are connected, by name; None if absent.
+        self._connected: dict[str, Any] = {}
+        # What all of them are entries of.
+        self._kind: Any = None
+        fill(cluster)
 
     def __enter__(self) -> "Contest":
         return self
@@ -40,7 +39,13 @@ class Contest:
 
         Raises RuntimeError when a client does the work wrongly.
         """
-        stretches = dict(self._stretches(row))
+        if row.clients is not self._kind:
+            # Not more than one kind at a time: valkey-glide brings the replies of a process through the
+            # event loop of its first client, so one in another loop waits for ever.
+            self._stack.close()
+            self._connected.clear()
+            self._kind = row.clients
+        stretches = dict(self._stretches(row)) if row.can_run else {}
         results = []
         for figures in in_turns(stretches, seconds, rounds):
             results.append(figures)
@@ -49,7 +54,7 @@ class Contest:
 
     def _stretches(self, row: Row) -> Iterator[tuple[str, Stretch]]:
         for name, connect in row.clients.items():
-            if name in self._names and (client := self._client(name, connect)) is not None:
+            if name.split()[0] in self._names and (client := self._client(name, connect)) is not None:
                 yield name, row.stretch(client)
         if REFERENCE in self._names and row.reference is not None:
             reference = self._client(REFERENCE, Reference)
@@ -57,10 +62,14 @@ class Contest:
                 yield REFERENCE, reference.stretch(row.reference)
 
     def _client(self, name: str, connect: Callable[[LocalCluster], Any]) -> Any:
-        if connect not in self._connected:
+        if name not in self._connected:
             try:
-                self._connected[connect] = self._stack.enter_context(closing(connect(self._cluster)))
-            except (ImportError, FileNotFoundError):
-                self._connected[connect] = None
+                self._connected[name] = self._stack.enter_context(closing(connect(self._cluster)))
+            except ImportError as error:
+                self._connected[name] = None
+                # A client may have one package for threads and another for asyncio.
+                self.absent.add(f"{name} (no {error.name})")
+            except FileNotFoundError:
+                self._connected[name] = None
                 self.absent.add(name)
-        return self._connected[connect]
+        return self._connected[name]

@@ -3,14 +3,20 @@
 The two run one after the other here; ``python -m benchmarks`` has them take turns.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 
 import slotwise
+import slotwise.asyncio
 from benchmarks.cluster.data import KEYS, value_of
+from slotwise.cli._in_loop import InLoop
 from slotwise.local import LocalCluster
 
 Benchmark = Callable[..., Any]
@@ -55,3 +61,39 @@ def test_pipeline(benchmark: Any, client: Any, keys: Sequence[str]) -> None:
         return pipeline.execute()
 
     assert benchmark(call) == [value_of(key) for key in keys]
+
+
+@pytest.fixture(
+    scope="session",
+    params=[slotwise.asyncio.RedisCluster, redis.asyncio.RedisCluster],
+    ids=["slotwise", "redis-py"],
+)
+def looped(request: pytest.FixtureRequest, cluster: LocalCluster) -> Iterator[InLoop]:
+    with closing(InLoop(partial(request.param.from_url, cluster.url))) as looped:
+        looped.run(looped.client.mset_nonatomic({key: value_of(key) for key in MANY}))
+        yield looped
+
+
+# Starting and stopping the event loop is in the figures of both.
+@pytest.mark.parametrize("tasks", [1, 50])
+def test_awaited_get(benchmark: Any, looped: InLoop, tasks: int) -> None:
+    benchmark.group = f"asyncio client: GET from {tasks} task{'s' * (tasks > 1)}"
+    keys = MANY[:tasks]
+
+    async def together() -> list[Any]:
+        return await asyncio.gather(*map(looped.client.get, keys))
+
+    assert benchmark(lambda: looped.run(together())) == [value_of(key) for key in keys]
+
+
+@pytest.mark.benchmark(group="asyncio client: pipeline of 100 GET")
+def test_awaited_pipeline(benchmark: Benchmark, looped: InLoop) -> None:
+    keys = MANY[:100]
+
+    async def call() -> Any:
+        pipeline = looped.client.pipeline()
+        for key in keys:
+            pipeline.get(key)
+        return await pipeline.execute()
+
+    assert benchmark(lambda: looped.run(call())) == [value_of(key) for key in keys]
