@@ -14,10 +14,13 @@ ROOT = Path(__file__).parent.parent
 #: Rooms from the ground up, modules and packages of slotwise, some of them still to be built.
 #: A room may use itself and those before it, on its own floor as well.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("_slots", "_encoder", "_link", "_aiolink", "_versions"),
+    (
+        *("_slots", "_encoder", "_reply", "_locks", "_link", "_engine", "_batch"),
+        *("_aiobatch", "_aiolink", "_aioengine", "_versions"),
+    ),
     ("errors", "commands", "settings", "routing"),
     # `_calls` is the compiled part of the shells: methods of redis-py's clients.
-    ("_calls", "sync", "asyncio", "connect"),
+    ("_calls", "tls", "sync", "connect", "asyncio"),
     ("local", "testing", "cache", "consistency", "warmup", "health", "scaling", "loadtest"),
     ("__init__", "server", "cli"),
 )
@@ -26,9 +29,9 @@ ORDER = [room for floor in FLOORS for room in floor]
 CLOCKS_AND_SOCKETS = {"asyncio", "select", "selectors", "socket", "ssl", "threading", "time"}
 #: What the rooms of a floor may not import from outside of slotwise, by the index of the floor.
 FORBIDDEN = {0: CLOCKS_AND_SOCKETS | {"redis"}, 1: CLOCKS_AND_SOCKETS}
-#: Exceptions, as narrow as they can be: the link holds one socket, plain or TLS; the link under asyncio
+#: Exceptions, as narrow as they can be: the link holds one socket, plain or TLS; the engine under asyncio
 #: tells whether it is called in its own loop. Besides, all floors speak redis.exceptions.
-ALLOWED = {("_link", "socket"), ("_link", "ssl"), ("_aiolink", "asyncio._get_running_loop")}
+ALLOWED = {("_link", "socket"), ("_link", "ssl"), ("_aioengine", "asyncio._get_running_loop")}
 
 
 # -- the walk -------------------------------------------------------------------------------------
@@ -188,9 +191,9 @@ def test_import_slotwise_loads_the_client_only() -> None:
             "slotwise._link imports asyncio, which floor 1 does without",
         ),
         (
-            "ext/slotwise/_aiolink.pyx",
+            "ext/slotwise/_aioengine.pyx",
             "from asyncio import _get_running_loop, sleep",
-            "slotwise._aiolink imports asyncio.sleep, which floor 1 does without",
+            "slotwise._aioengine imports asyncio.sleep, which floor 1 does without",
         ),
         (
             "ext/slotwise/_slots.pyx",

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -45,19 +45,29 @@ slotwise.key_slot({"a": "dict"})
 """
 
 
-def check(program: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+Check = Callable[[str], "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def check(tmp_path_factory: pytest.TempPathFactory) -> Check:
+    """Type-checks a program; what mypy learns of the libraries is kept for the next one."""
     pytest.importorskip("mypy")
+    folder = tmp_path_factory.mktemp("typing")
     path = folder / "program.py"
-    path.write_text(program)
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "cache"), str(path)]
-    # Elsewhere than in the sources: it is the installed package that is to tell its types.
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+    def check(program: str) -> "subprocess.CompletedProcess[str]":
+        path.write_text(program)
+        command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "cache"), str(path)]
+        # Elsewhere than in the sources: it is the installed package that is to tell its types.
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+    return check
 
 
-def test_a_program_is_typed(tmp_path: Path) -> None:
-    run = check(PROGRAM, tmp_path)
+def test_a_program_is_typed(check: Check) -> None:
+    run = check(PROGRAM)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_a_mistake_is_found(tmp_path: Path) -> None:
-    assert 'error: Argument 1 to "key_slot"' in check(WRONG, tmp_path).stdout
+def test_a_mistake_is_found(check: Check) -> None:
+    assert 'error: Argument 1 to "key_slot"' in check(WRONG).stdout

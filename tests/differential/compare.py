@@ -104,14 +104,18 @@ def canonical(value: Any) -> Any:
 
 
 def _in_words_of_redis_py(error: Exception) -> Exception:
-    """The error; of a value that cannot be sent, without the words of the library that packs commands.
+    """The error, without what deliberately differs.
 
-    With hiredis redis-py says "A tuple item must be ...", without it which type to convert.
+    Of a value that cannot be sent, the words of the library that packs commands: with hiredis redis-py says "A tuple
+    item must be ...", without it which type to convert. Of a command that no node can be chosen for, its arguments:
+    redis-py shows them, slotwise the command's name alone.
     """
     if type(error) is DataError and (
         "A tuple item must be" in str(error) or "Invalid input of type" in str(error)
     ):
         return DataError("a value that cannot be sent")
+    if "No way to dispatch this command" in str(error):
+        return type(error)(str(error).split("\nCommand: ")[0])
     return error
 
 

@@ -10,7 +10,7 @@ import redis
 from redis.cluster import RedisCluster as Oracle
 
 from slotwise import RedisCluster as Subject
-from slotwise.local import LocalCluster
+from slotwise.local import LocalCluster, LocalNode
 from tests.differential.case import SPREAD, TAGGED, Case, Command
 from tests.differential.compare import Outcome
 
@@ -56,7 +56,10 @@ class Pair:
 
     def connect(self, **more: Any) -> tuple[Any, Any]:
         oracle, subject = (
-            kind(startup_nodes=self.servers.cluster.startup_nodes, **self.options, **more)
+            kind(
+                startup_nodes=self.servers.cluster.startup_nodes,
+                **{**self.servers.cluster.client_options, **self.options, **more},
+            )
             for kind in (Oracle, Subject)
         )
         oracle.commands_parser = self.servers.commands_parser  # spares it a list of all commands
@@ -149,8 +152,9 @@ def _assert_same_contents(expected: list[Any], got: list[Any], what: str) -> Non
 class Node:
     """A plain connection to one node; errors are values among the replies."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._connection = redis.Connection(host=host, port=port, protocol=2)
+    def __init__(self, node: LocalNode) -> None:
+        client = redis.Redis(node.host, node.port, protocol=2, **node.client_options)
+        self._connection = client.connection_pool.get_connection()
 
     def run(self, *commands: Command) -> list[Any]:
         self._connection.send_packed_command(self._connection.pack_commands(commands))
@@ -171,9 +175,9 @@ class Servers:
 
     def __init__(self, cluster: LocalCluster) -> None:
         self.cluster = cluster
-        self._router = Oracle(startup_nodes=cluster.startup_nodes, protocol=2)
+        self._router = Oracle(startup_nodes=cluster.startup_nodes, protocol=2, **cluster.client_options)
         self.commands_parser = self._router.commands_parser
-        self._nodes = {(node.host, node.port): Node(node.host, node.port) for node in cluster.nodes}
+        self._nodes = {(node.host, node.port): Node(node) for node in cluster.nodes}
         for node in self._nodes.values():
             node.run(("ACL", "SETUSER", RESTRICTED, *_RULES))
         self._home = self._owner(TAGGED[0])

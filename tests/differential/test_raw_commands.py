@@ -86,6 +86,11 @@ KEYLESS: list[tuple[Command, Any]] = [
 ]
 
 
+def name_of(value: Any) -> str:
+    """The same in every process, so that workers agree on the tests' names."""
+    return getattr(value, "__name__", repr(value))
+
+
 def raw(*words: Any) -> Any:
     def call(client: Any) -> Any:
         return client.execute_command(*words)
@@ -100,7 +105,7 @@ def test_same_answer_about_a_key(setup: tuple[Command, ...], words: Command, pai
         pair.answers(case("execute_command").doing(raw(*words)).given(*setup).newer())
 
 
-@pytest.mark.parametrize(("words", "view"), KEYLESS, ids=repr)
+@pytest.mark.parametrize(("words", "view"), KEYLESS, ids=name_of)
 def test_same_answer_without_a_key(words: Command, view: Any, pairs: list[Pair]) -> None:
     one = case("execute_command").doing(raw(*words)).newer()
     for pair in pairs[:EVERY_SHAPE]:
