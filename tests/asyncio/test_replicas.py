@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 import warnings
 import weakref
@@ -209,11 +210,14 @@ def test_a_replica_that_is_too_far_behind_is_passed_over(
     shard: ReplicatedShard, limit: dict[str, Any]
 ) -> None:
     shard.lag = [0, 500]
+    tell = threading.Event()
+    shard.answer(shard.primary, "INFO", "replication").until(tell).reply(shard.replication)
 
     async def main() -> None:
         strategy = ReadFrom("round_robin_replicas", **limit)
         async with RedisCluster.from_url(shard.url, load_balancing_strategy=strategy) as client:
             assert await client.get("a") == b"0", "nothing is known yet"
+            tell.set()
 
             async def answered_by(*numbers: int) -> bool:
                 return await answering(client) == set(numbers)

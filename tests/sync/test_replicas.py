@@ -224,8 +224,11 @@ def test_a_replica_that_is_too_far_behind_is_passed_over(
     shard: ReplicatedShard, make_client: MakeClient, limit: dict[str, Any]
 ) -> None:
     shard.lag = [0, 500]
+    tell = threading.Event()
+    shard.answer(shard.primary, "INFO", "replication").until(tell).reply(shard.replication)
     client = make_client(shard, load_balancing_strategy=ReadFrom("round_robin_replicas", **limit))
     assert client.get("a") == b"0", "nothing is known yet"
+    tell.set()
     wait_until(lambda: answering(client) == {1})
     assert set(answers(client, "pipeline")) == {1}
     shard.lag = [0, 0]

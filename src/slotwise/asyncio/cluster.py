@@ -271,6 +271,7 @@ class RedisCluster(Dispatch):
         # Before anything waits: a task that comes meanwhile begins anew, as soon as this is done.
         self._initialize = True
         await self.nodes_manager.refresher.end()
+        await self.nodes_manager.end_watch()
         if self.nodes_manager.offsets is not None:
             await self.nodes_manager.offsets.end()
         handler = self._oss_cluster_maint_notifications_handler

@@ -150,7 +150,7 @@ class AsyncNodePool:
             connection: Connection = with_our_errors(self.node.connection_class(**kwargs))
             try:
                 with self.breaker.opening(self.node.name, time.monotonic):
-                    await connection.connect()
+                    await _greet(connection)
                     if prepare is not None:
                         await prepare(connection)
             except BaseException as error:
@@ -345,6 +345,25 @@ class AsyncNodePool:
         for connection in self._connections:
             connection._close()
         self._connections.clear()
+
+
+async def _greet(connection: Any) -> None:
+    """Connects, and keeps the reply to HELLO as ``handshake_metadata``, as redis-py's connections for threads do."""
+    read = connection.read_response
+    connection.handshake_metadata = None
+
+    async def read_response(*args: Any, **kwargs: Any) -> Any:
+        reply = await read(*args, **kwargs)
+        if isinstance(reply, dict):
+            # The handshake has no other map.
+            connection.handshake_metadata = reply
+        return reply
+
+    connection.read_response = read_response
+    try:
+        await connection.connect()
+    finally:
+        del connection.read_response
 
 
 async def apart(coroutine: Coroutine[Any, Any, T], undo: Callable[[T], object] = lambda _: None) -> T:

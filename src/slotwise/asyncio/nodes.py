@@ -37,11 +37,14 @@ from slotwise.routing.inquiry import (
     Knowledge,
     candidates,
     inquire,
+    logged,
+    logger,
     look_for_successor,
 )
 from slotwise.routing.redirects import RECONNECT_INTERVAL
 from slotwise.routing.refresh import WATCH_INTERVAL
 from slotwise.routing.replicas import Readers, ReadFrom, Session
+from slotwise.routing.silence import ANSWER_TIMEOUT, GRACE, Suspects, client_id, has_answered_all
 from slotwise.routing.topology import Address, Topology
 
 
@@ -96,6 +99,9 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
         )
         self._slots_cache: dict[int, list[ClusterNode]] | None = None
         self._reconnected: dict[Address, float] = {}
+        self._suspects: Suspects[tuple[Address, AsyncLink]] = Suspects()
+        # Who looks into silent links: tasks are kept alive by their owners.
+        self._watching: set[asyncio.Task[None]] = set()
         # Both None: primaries answer all reads.
         self.readers: Readers | None = None
         self.offsets: Offsets | None = None
@@ -234,18 +240,37 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
         return True
 
     def silent_nodes(self) -> set[Address]:
-        """The refresher's part: primaries that somebody waits for and that have sent nothing since this was last asked."""
+        """The refresher's part: primaries that somebody waits for and that have sent nothing since this was last asked.
+        Whether silent links are half-open is looked into meanwhile."""
         now = time.monotonic()
-        return {
-            endpoint.node
-            for endpoint in self._endpoints.values()
-            if (
-                # A sum asks all of its links: each remembers the last time.
-                sum(link.is_silent() for link in endpoint.links if link is not None)
-                or endpoint.pool.breaker.is_stuck(now, WATCH_INTERVAL)
-            )
-            and self._is_primary(endpoint.node)
-        }
+        endpoints = list(self._endpoints.values())
+        links = [(e.node, link) for e in endpoints for link in e.links if link is not None]
+        silent = {(address, link) for address, link in links if link.is_silent()}
+        for address, link in self._suspects.new(silent):
+            task = asyncio.create_task(self._look_into(address, link))
+            self._watching.add(task)
+            task.add_done_callback(self._watching.discard)
+        stuck = {e.node for e in endpoints if e.pool.breaker.is_stuck(now, WATCH_INTERVAL)}
+        return {address for address in stuck.union(node for node, _ in silent) if self._is_primary(address)}
+
+    async def _look_into(self, address: Address, link: AsyncLink) -> None:
+        """Closes a link that was silent and is half-open: reads go again over a new one, and writes end."""
+        number = client_id(getattr(link.connection[0], "handshake_metadata", None))
+        timeout = min(ANSWER_TIMEOUT, self._refresh_timeout)
+        with logged():
+            if number is not None and await apart(self._drive(has_answered_all(address, number), timeout)):
+                await asyncio.sleep(GRACE)
+                if link.is_silent():
+                    logger.info("a connection to %s was half-open: closed", address.name)
+                    link.close("the connection was half-open: the node has nothing to answer")
+
+    async def end_watch(self) -> None:
+        """Nobody looks into silent links any more."""
+        watching, self._suspects = list(self._watching), Suspects()
+        for task in watching:
+            task.cancel()
+        if watching:
+            await asyncio.wait(watching)
 
     def leave(self, silent: set[Address]) -> None:
         """The refresher's part: nobody waits any longer for nodes that were ``silent`` and are primaries no more."""
@@ -440,6 +465,8 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
         """Drops everything that belonged to an event loop that is gone."""
         self._endpoints.clear()
         self._close_table()
+        self._watching.clear()
+        self._suspects = Suspects()
         self.refresher.forget()
         if self.offsets is not None:
             self.offsets.forget()

@@ -10,7 +10,9 @@ import math
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -53,12 +55,15 @@ from slotwise.routing.inquiry import (
     Knowledge,
     candidates,
     inquire,
+    logged,
+    logger,
     look_for_successor,
 )
 from slotwise.routing.options import seconds, seconds_or_none
 from slotwise.routing.redirects import RECONNECT_INTERVAL
 from slotwise.routing.refresh import WATCH_INTERVAL
 from slotwise.routing.replicas import Readers, ReadFrom, Session
+from slotwise.routing.silence import ANSWER_TIMEOUT, GRACE, Suspects, client_id, has_answered_all
 from slotwise.routing.topology import SLOTS, Address, Topology, resolve
 from slotwise.sync.connection import POOL_TIMEOUT, NodePool, OnPush
 from slotwise.sync.forks import remember, renew_lock
@@ -174,6 +179,7 @@ class NodesManager(redis.cluster.NodesManager):
         self._endpoints: dict[str, Endpoint] = {}
         self._pools: dict[str, NodePool] = {}
         self._reconnected: dict[Address, float] = {}
+        self._suspects: Suspects[tuple[Address, Link]] = Suspects()
         self._slots_cache: dict[int, list[ClusterNode]] | None = None
         self.on_push: OnPush | None = None
         self.closed = False
@@ -339,17 +345,30 @@ class NodesManager(redis.cluster.NodesManager):
 
     @holding("_lock")
     def silent_nodes(self) -> set[Address]:
-        """The refresher's part: primaries that somebody waits for and that have sent nothing since this was last asked."""
+        """The refresher's part: primaries that somebody waits for and that have sent nothing since this was last asked.
+        Whether silent links are half-open is looked into meanwhile."""
         now = time.monotonic()
-        return {
-            endpoint.node
-            for endpoint in self._endpoints.values()
-            if (
-                (endpoint.link is not None and endpoint.link.is_silent())
-                or endpoint.pool.breaker.is_stuck(now, WATCH_INTERVAL)
-            )
-            and self._is_primary(endpoint.node)
-        }
+        endpoints = list(self._endpoints.values())
+        silent = {(e.node, e.link) for e in endpoints if e.link is not None and e.link.is_silent()}
+        for address, link in self._suspects.new(silent):
+            # The refresher's own thread finds replaced nodes: it must not wait for one that does not answer.
+            arguments = weakref.ref(self), address, link
+            thread = threading.Thread(target=_look_into, args=arguments, name="slotwise-watch", daemon=True)
+            # The interpreter is about to end.
+            with suppress(RuntimeError):
+                thread.start()
+        stuck = {e.node for e in endpoints if e.pool.breaker.is_stuck(now, WATCH_INTERVAL)}
+        return {address for address in stuck.union(node for node, _ in silent) if self._is_primary(address)}
+
+    def look_into(self, address: Address, link: Link) -> None:
+        """Closes a link that was silent and is half-open: reads go again over a new one, and writes end."""
+        number = client_id(link.connection.handshake_metadata)
+        timeout = min(ANSWER_TIMEOUT, self._refresh_timeout)
+        if number is not None and self._drive(has_answered_all(address, number), timeout):
+            time.sleep(GRACE)
+            if link.is_silent():
+                logger.info("a connection to %s was half-open: closed", address.name)
+                link.close()
 
     def _unreachable(self) -> set[str]:
         """Names of nodes to which no connection comes about: asked last, they keep nobody waiting for a refresh."""
@@ -637,6 +656,13 @@ class NodesManager(redis.cluster.NodesManager):
         self.default_node = None
         for pool in list(self._pools.values()):
             pool.disconnect()
+
+
+def _look_into(reference: weakref.ref[NodesManager], address: Address, link: Link) -> None:
+    nodes = reference()
+    if nodes is not None:
+        with logged():
+            nodes.look_into(address, link)
 
 
 def _track(connection: Any) -> None:
