@@ -158,7 +158,7 @@ def test_a_transaction_waits_no_longer_than_the_pool_says(cluster: LocalCluster)
         async with RedisCluster.from_url(cluster.url, max_connections=1) as client:
             await client.set("{aio-pool}n", 1)
             pool = client.nodes_manager.endpoint_for(client.keyslot("{aio-pool}n")).pool
-            pool._pool_timeout = 0.05
+            pool._pool_timeout = 0.5
             async with client.pipeline(transaction=True) as holder:
                 await holder.watch("{aio-pool}n")
                 began = time.monotonic()
@@ -167,7 +167,7 @@ def test_a_transaction_waits_no_longer_than_the_pool_says(cluster: LocalCluster)
                 with pytest.raises(MaxConnectionsError):
                     await client.blpop("{aio-pool}list", timeout=1)
                 # Once, and not once more for every retry.
-                assert 0.09 < time.monotonic() - began < 1
+                assert 0.9 < time.monotonic() - began < 3
             assert await client.pipeline(transaction=True).incr("{aio-pool}n").execute() == [2]
 
     run(main)

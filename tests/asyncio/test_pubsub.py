@@ -270,7 +270,7 @@ def test_no_node_is_tried_after_the_callers_timeout() -> None:
 
         async def main() -> None:
             async with (
-                RedisCluster.from_url(cluster.url, socket_timeout=0.5) as client,
+                RedisCluster.from_url(cluster.url, socket_timeout=1) as client,
                 client.pubsub() as pubsub,
             ):
                 await pubsub.subscribe("a")
@@ -281,7 +281,7 @@ def test_no_node_is_tried_after_the_callers_timeout() -> None:
                 assert await pubsub.get_message(timeout=0.2) is None
                 began = time.monotonic()
                 assert await pubsub.get_message(timeout=0) is None
-                assert time.monotonic() - began < 1.2
+                assert time.monotonic() - began < 2.5, "one of three nodes"
 
         run(main)
 

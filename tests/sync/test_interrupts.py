@@ -156,7 +156,7 @@ def handler_calls_while_leading() -> None:
 def handler_calls_while_following() -> None:
     with ScriptedCluster() as scripted:
         node = scripted.nodes[0]
-        client = RedisCluster.from_url(scripted.url, socket_timeout=5, cluster_error_retry_attempts=0)
+        client = RedisCluster.from_url(scripted.url, socket_timeout=30, cluster_error_retry_attempts=0)
         waiting, release = threading.Event(), threading.Event()
         node.expect("GET", "leader").then(waiting).until(release).reply(b"leader's")
         node.expect("GET", "a").reply(b"right")
@@ -173,7 +173,7 @@ def handler_calls_while_following() -> None:
         started = time.monotonic()
         with handling(handler) as results:
             assert client.get("a") == b"right"
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 15
         assert results == [b"handler's"]
         assert leader.result(PATIENCE) == b"leader's"
         client.close()

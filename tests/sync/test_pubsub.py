@@ -270,7 +270,7 @@ def test_full_pool_is_raised(make_client: MakeClient) -> None:
 
 def test_no_node_is_tried_after_the_callers_timeout(make_client: MakeClient) -> None:
     with ScriptedCluster(3) as cluster:
-        client = make_client(cluster, socket_timeout=0.5)
+        client = make_client(cluster, socket_timeout=1)
         owner = cluster.owner_of(key_slot("a"))
         silent = threading.Event()
         owner.expect("SUBSCRIBE", "a").send(subscription(b"subscribe", b"a", 1)).until(silent).close()
@@ -283,7 +283,7 @@ def test_no_node_is_tried_after_the_callers_timeout(make_client: MakeClient) -> 
             assert pubsub.get_message(timeout=0.2) is None
             began = time.monotonic()
             assert pubsub.get_message(timeout=0) is None
-            assert time.monotonic() - began < 1.2
+            assert time.monotonic() - began < 2.5, "one of three nodes"
 
 
 @pytest.mark.parametrize("anew", ["elsewhere", "here"])

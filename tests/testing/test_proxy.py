@@ -113,16 +113,16 @@ def test_the_end_is_passed_on_after_all_data(client: socket.socket) -> None:
 def test_slow(relays: Relays, relay: Relay, client: socket.socket) -> None:
     """Twice the delay for there and back, however much is on its way."""
     assert exchange(client) == b"hello"
-    relays.run(relay.slow(0.1))
+    relays.run(relay.slow(0.5))
     began = time.monotonic()
     for _ in range(10):
         client.sendall(b"x")
     assert receive(client, 10) == b"x" * 10
-    assert 0.2 <= time.monotonic() - began < 1
+    assert 1 <= time.monotonic() - began < 5
     relays.run(relay.slow(0))
     began = time.monotonic()
     exchange(client)
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < 1
 
 
 def test_held_data_arrives_later(relays: Relays, relay: Relay, client: socket.socket) -> None:

@@ -155,16 +155,16 @@ def test_half_open_of_all_connections(pair: ScriptedCluster) -> None:
 def test_a_slow_shard_blocks_no_other_connection(pair: ScriptedCluster) -> None:
     """Four connections wait at the same time, and the other node does not."""
     slow, quick = pair.nodes
-    slow.pace = 0.3
+    slow.pace = 1.0
     began = time.monotonic()
     threads = [threading.Thread(target=ask, args=(slow, "PING")) for _ in range(4)]
     for thread in threads:
         thread.start()
     ask(quick, "PING")
-    assert time.monotonic() - began < 0.3
+    assert time.monotonic() - began < 1
     for thread in threads:
         thread.join()
-    assert 0.3 <= time.monotonic() - began < 4 * 0.3
+    assert 1 <= time.monotonic() - began < 4
 
 
 def test_stop_refuses_and_restart_serves_again(pair: ScriptedCluster) -> None:
