@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.cluster import ClusterNode
-from redis.exceptions import DataError
+from redis.exceptions import DataError, SlotNotCoveredError
 
 
 def exactly(value: Any) -> Any:
@@ -108,7 +108,7 @@ def _in_words_of_redis_py(error: Exception) -> Exception:
 
     Of a value that cannot be sent, the words of the library that packs commands: with hiredis redis-py says "A tuple
     item must be ...", without it which type to convert. Of a command that no node can be chosen for, its arguments:
-    redis-py shows them, slotwise the command's name alone.
+    redis-py shows them, slotwise the command's name alone. Of a slot that nobody serves, what follows.
     """
     if type(error) is DataError and (
         "A tuple item must be" in str(error) or "Invalid input of type" in str(error)
@@ -116,6 +116,8 @@ def _in_words_of_redis_py(error: Exception) -> Exception:
         return DataError("a value that cannot be sent")
     if "No way to dispatch this command" in str(error):
         return type(error)(str(error).split("\nCommand: ")[0])
+    if type(error) is SlotNotCoveredError:
+        return SlotNotCoveredError(str(error).split(" not covered")[0])
     return error
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from slotwise.routing.plan import keys_in, plan_of
+from slotwise.errors import SlotNotCoveredError
+from slotwise.routing.plan import keys_in, named_slot, plan_of
 
 
 def shape(reply: object) -> object:
@@ -65,3 +66,14 @@ def test_reads_may_go_to_replicas(name: str, read: bool) -> None:
 )
 def test_keys_of_a_call(args: tuple[object, ...], keys: list[object] | None) -> None:
     assert keys_in(args) == keys
+
+
+@pytest.mark.parametrize("number", [0, 16383, "7", b"7"])
+def test_a_slot_by_its_number(number: object) -> None:
+    assert named_slot(number) == int(number)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("number", [-1, 16384, 99_999])
+def test_no_cluster_has_such_a_slot(number: int) -> None:
+    with pytest.raises(SlotNotCoveredError, match="0 to 16383"):
+        named_slot(number)

@@ -44,7 +44,7 @@ from slotwise.errors import (
 from slotwise.routing import tables
 from slotwise.routing.conversation import Moved, Outcome, Pause, Reconnect, Refresh, Send, converse
 from slotwise.routing.errors_inside import exceptions_in
-from slotwise.routing.plan import Plan, keys_in, plan_of
+from slotwise.routing.plan import Plan, keys_in, named_slot, plan_of
 from slotwise.routing.replicas import Session
 from slotwise.routing.retry import RetryBudget, RetryPolicy
 from slotwise.routing.topology import Address
@@ -398,7 +398,7 @@ class Dispatch(redis.asyncio.RedisCluster):
 
     async def _determine_slot(self, command: str, *args: Any) -> int:
         if self.command_flags.get(command) == SLOT_ID:
-            return int(args[0])
+            return named_slot(args[0])
         name = str(command).upper()
         if name in ("EVAL", "EVALSHA") and len(args) < 2:
             raise RedisClusterException(f"Invalid args in command: {shown(command)}")

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from redis.commands import READ_COMMANDS
 
+from slotwise._slots import SLOTS
 from slotwise.commands import Command, Own, find, own_of
+from slotwise.errors import SlotNotCoveredError
 
 Callback = Callable[..., Any]
 
@@ -67,6 +69,16 @@ def keys_in(args: Sequence[Any]) -> list[Any] | None:
         return list(args[words : words + 1])
     joined = args if words == 1 else (command.name, *args[words:])
     return [joined[i] for i in command.key_indices(joined)]
+
+
+def named_slot(number: Any) -> int:
+    """The slot that a call names by its number. One that no cluster has is refused at once: no refresh will bring it."""
+    slot = int(number)
+    if not 0 <= slot < SLOTS:
+        raise SlotNotCoveredError(
+            f'Slot "{slot}" not covered by the cluster: slots go from 0 to {SLOTS - 1}.'
+        )
+    return slot
 
 
 def changed_by(args: Sequence[Any]) -> Sequence[Any] | None:

@@ -11,7 +11,7 @@ from redis.cluster import SLOT_ID
 from slotwise._slots import SLOTS, key_slot
 from slotwise.commands import shown
 from slotwise.errors import RedisClusterException
-from slotwise.routing.plan import keys_in
+from slotwise.routing.plan import keys_in, named_slot
 
 
 class Routing:
@@ -35,7 +35,7 @@ class Routing:
         command = args[0]
         name = str(command).upper()
         if self.command_flags.get(name) == SLOT_ID:
-            return int(args[1])
+            return named_slot(args[1])
         if name == "CLIENT TRACKING":
             return None
         if name in ("EVAL", "EVALSHA") and len(args) <= 2:
