@@ -362,7 +362,7 @@ class NodesManager(redis.cluster.NodesManager):
 
     def look_into(self, address: Address, link: Link) -> None:
         """Closes a link that was silent and is half-open: reads go again over a new one, and writes end."""
-        number = client_id(link.connection.handshake_metadata)
+        number = client_id(getattr(link.connection, "handshake_metadata", None))
         timeout = min(ANSWER_TIMEOUT, self._refresh_timeout)
         if number is not None and self._drive(has_answered_all(address, number), timeout):
             time.sleep(GRACE)
