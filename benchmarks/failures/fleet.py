@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slotwise import key_slot
+from slotwise.asyncio import RedisCluster
 from slotwise.testing.scripted import ErrorReply, ScriptedCluster
 
 # Of the shard that fails over, and all of different slots.
@@ -71,6 +72,10 @@ def _asked(scripted: ScriptedCluster) -> int:
 
 
 def run(kind: Any, clients: int) -> Refreshes:
-    """`see_failover` on a cluster of its own."""
+    """`see_failover` on a cluster of its own, by clients that give it time: they share one process with it, and when a
+    node does not answer in time, another is asked."""
+    patience = {"socket_timeout": 60}
+    if issubclass(kind, RedisCluster):
+        patience["topology_refresh_timeout"] = 60
     with ScriptedCluster(2, others=1) as scripted:
-        return asyncio.run(see_failover(kind, clients, scripted))
+        return asyncio.run(see_failover(kind, clients, scripted, **patience))

@@ -123,11 +123,13 @@ class Chaos:
         """
         return self.cluster.move_slots(slots, to_node, atomic=atomic)
 
-    def rolling_restart(self) -> None:
-        """Restarts all nodes one after another, primaries after a replica has taken over, as an upgrade does it."""
+    def rolling_restart(self, pause: float = 1.0) -> None:
+        """Restarts all nodes one after another, as an upgrade does it: primaries after a replica has taken over and
+        clients have had ``pause`` seconds to learn of it. What reaches a server that is going down is lost."""
         for node in self.cluster.nodes:
             if node in self.primaries:
                 self.failover(node)
+                time.sleep(pause)
             self.restart(node)
             self.wait_ready()
 
