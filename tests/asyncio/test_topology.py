@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 
-from slotwise.asyncio import RedisCluster
+from slotwise.asyncio import RedisCluster, refresher
 from slotwise.errors import UnknownOutcomeError
 from slotwise.testing.scripted import ErrorReply, ScriptedCluster
 from tests.asyncio.loops import run
@@ -212,6 +212,28 @@ def test_nobody_waits_for_a_silent_node_that_was_replaced() -> None:
                 await write
             assert time.monotonic() - began < PATIENCE / 2
             assert replica.count("INCRBY") == 0
+
+    with ScriptedCluster(1, replicas=1) as cluster:
+        run(main, cluster)
+
+
+def test_a_silent_node_is_looked_after_between_two_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(cluster: ScriptedCluster) -> None:
+        silent, replica = cluster.nodes
+        silent.expect("GET").often()
+        replica.expect("GET").often().reply(b"the new one's")
+        patience = {"socket_timeout": 2 * PATIENCE, "topology_refresh_min_interval": 0.1}
+        async with RedisCluster.from_url(cluster.url, **patience) as client:
+            read = asyncio.create_task(client.get("a"))
+            await until(lambda: silent.count("GET") == 1)
+            before = asked(cluster)
+            await until(lambda: asked(cluster) > before)
+            # One more that is due by now, and no other.
+            monkeypatch.setattr(refresher, "WATCH_INTERVAL", 1000.0)
+            before = asked(cluster)
+            await until(lambda: asked(cluster) >= before + 20)
+            cluster.failover(replica)
+            assert await asyncio.wait_for(read, PATIENCE) == b"the new one's"
 
     with ScriptedCluster(1, replicas=1) as cluster:
         run(main, cluster)

@@ -16,6 +16,7 @@ import redis
 from slotwise import RedisCluster
 from slotwise.errors import UnknownOutcomeError
 from slotwise.routing.topology import Address
+from slotwise.sync import refresher
 from slotwise.testing.scripted import ScriptedCluster, ScriptedNode
 from tests.local.processes import wait_until
 from tests.sync.conftest import MakeClient
@@ -169,6 +170,25 @@ def test_nobody_waits_for_a_silent_node_that_was_replaced(make_client: MakeClien
             write.result(PATIENCE)
         assert time.monotonic() - began < PATIENCE / 2
         assert replica.count("INCRBY") == 0
+
+
+def test_a_silent_node_is_looked_after_between_two_watches(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ScriptedCluster(1, replicas=1) as cluster:
+        silent, replica = cluster.nodes
+        silent.expect("GET").often()
+        replica.expect("GET").often().reply(b"the new one's")
+        client = make_client(cluster, socket_timeout=2 * PATIENCE, topology_refresh_min_interval=0.1)
+        read = background(client.get, "a")
+        before = asked(cluster)
+        wait_until(lambda: asked(cluster) > before)
+        # One more that is due by now, and no other.
+        monkeypatch.setattr(refresher, "WATCH_INTERVAL", 1000.0)
+        before = asked(cluster)
+        wait_until(lambda: asked(cluster) >= before + 20)
+        cluster.failover(replica)
+        assert read.result(PATIENCE) == b"the new one's"
 
 
 def test_a_node_that_lets_nobody_in_may_have_been_replaced(make_client: MakeClient) -> None:

@@ -272,12 +272,15 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
         if watching:
             await asyncio.wait(watching)
 
-    def leave(self, silent: set[Address]) -> None:
-        """The refresher's part: nobody waits any longer for nodes that were ``silent`` and are primaries no more."""
-        for address in silent:
+    def leave(self, silent: set[Address]) -> set[Address]:
+        """The refresher's part: nobody waits any longer for nodes that were ``silent`` and are primaries no more. The
+        others are returned."""
+        primaries = {address for address in silent if self._is_primary(address)}
+        for address in silent - primaries:
             endpoint = self._endpoints.get(address.name)
-            if endpoint is not None and not self._is_primary(address):
+            if endpoint is not None:
                 endpoint.pool.close(endpoint, "silent, and another node has its slots now")
+        return primaries
 
     def _unreachable(self) -> set[str]:
         """Names of nodes to which no connection comes about: asked last, they keep nobody waiting for a refresh."""

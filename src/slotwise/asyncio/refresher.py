@@ -25,7 +25,7 @@ class Refreshable(Protocol):
 
     def silent_nodes(self) -> set[Address]: ...
 
-    def leave(self, silent: set[Address]) -> None: ...
+    def leave(self, silent: set[Address]) -> set[Address]: ...
 
     def count_nodes(self) -> int: ...
 
@@ -143,7 +143,7 @@ class Refresher:
                 if client is not None and await client.look_for_successor(set(self.failed)):
                     # The refresh follows when it is due.
                     self._tell()
-                    client.leave(self._silent)
+                    self._silent = client.leave(self._silent)
         finally:
             if self._task is asyncio.current_task():
                 self._task = None
@@ -157,12 +157,16 @@ class Refresher:
             with logged():
                 if client is not None:
                     await client.refresh(told, failed)
-                    client.leave(self._silent)
+                    self._silent = client.leave(self._silent)
         finally:
             if self._task is asyncio.current_task():
                 self._task = None
                 self.schedule.end(asyncio.get_running_loop().time())
                 self._tell()
+                if self._silent:
+                    # Nobody has taken over yet: go on looking, and not only from the next watch on.
+                    self.failed |= self._silent
+                    self.want()
                 self._arm()
 
     def _tell(self) -> None:

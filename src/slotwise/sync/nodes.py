@@ -384,11 +384,14 @@ class NodesManager(redis.cluster.NodesManager):
         return node is not None and node.server_type == PRIMARY
 
     @holding("_lock")
-    def leave(self, silent: set[Address]) -> None:
-        """The refresher's part: nobody waits any longer for nodes that were ``silent`` and are primaries no more."""
-        for address in silent:
-            if address.name in self._pools and not self._is_primary(address):
+    def leave(self, silent: set[Address]) -> set[Address]:
+        """The refresher's part: nobody waits any longer for nodes that were ``silent`` and are primaries no more. The
+        others are returned."""
+        primaries = {address for address in silent if self._is_primary(address)}
+        for address in silent - primaries:
+            if address.name in self._pools:
                 self._pools[address.name].disconnect()
+        return primaries
 
     @holding("_lock")
     def _promote(self, primary: Address, replica: Address) -> None:

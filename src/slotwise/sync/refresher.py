@@ -30,7 +30,7 @@ class Refreshable(Protocol):
 
     def silent_nodes(self) -> set[Address]: ...
 
-    def leave(self, silent: set[Address]) -> None: ...
+    def leave(self, silent: set[Address]) -> set[Address]: ...
 
     def count_nodes(self) -> int: ...
 
@@ -140,7 +140,7 @@ def _run(
             failed, refresher.failed = refresher.failed, set()
             with logged():
                 client.refresh(told, failed)
-                client.leave(silent)
+                silent = client.leave(silent)
             schedule.end(time.monotonic())
             # Wishes that came meanwhile are fulfilled: what is still stale shows with the next try. First these, then
             # who waits: a wish is left after its waiter.
@@ -148,12 +148,16 @@ def _run(
                 while wish is not None:
                     wish = wishes.get_nowait()
             _tell(refresher.waiting)
+            if silent:
+                # Nobody has taken over yet: go on looking, and not only from the next watch on.
+                refresher.failed |= silent
+                schedule.want(time.monotonic(), client.count_nodes())
         elif wish is False and refresher.failed:
             with logged():
                 if client.look_for_successor(set(refresher.failed)):
                     # The refresh follows when it is due.
                     _tell(refresher.waiting)
-                    client.leave(silent)
+                    silent = client.leave(silent)
         del client
     _tell(refresher.waiting)
 
