@@ -232,7 +232,7 @@ def page(outcomes: Sequence[Outcome], fleets: Mapping[str, Refreshes], machine: 
         f"## {FLEET:,} clients see one failover",
         "",
         "On a cluster played by `slotwise.testing`, in one process with all clients, whose time-outs are 60 s therefore; each",
-        "reads ten keys whose node answers MOVED.",
+        f"begins at a random moment within {fleet.WITHIN:g} s to read ten keys whose node answers MOVED.",
         "",
         "| client | asked for the topology | within |",
         "|---|---|---|",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from slotwise.testing.scripted import ErrorReply, ScriptedCluster
 
 # Of the shard that fails over, and all of different slots.
 KEYS = [key for key in map(str, range(100)) if key_slot(key) > 8192][:10]
+# Seconds in which the clients of `run` begin.
+WITHIN = 20.0
 # redis-py asks the server for its commands.
 COMMANDS = [[b"get", 2, [b"readonly", b"fast"], 1, 1, 1, [], [], [], []]]
 
@@ -27,9 +30,12 @@ class Refreshes:
     spread: float
 
 
-async def see_failover(kind: Any, clients: int, scripted: ScriptedCluster, **options: Any) -> Refreshes:
+async def see_failover(
+    kind: Any, clients: int, scripted: ScriptedCluster, within: float = 0.0, **options: Any
+) -> Refreshes:
     """Each of so many asyncio clients of class ``kind`` reads `KEYS`, whose primary says MOVED by now; ``scripted`` has
-    two primaries and a third node. ``options`` are the clients'. Raises what a caller meets."""
+    two primaries and a third node. They begin at random moments ``within`` so many seconds. ``options`` are the clients'.
+    Raises what a caller meets."""
     _, old, new = scripted.nodes
     for node in scripted.nodes:
         node.expect("COMMAND").often().reply(COMMANDS)
@@ -49,6 +55,7 @@ async def see_failover(kind: Any, clients: int, scripted: ScriptedCluster, **opt
     scripted.slots[1] = (8192, 16383, [new])
 
     async def work(client: Any) -> None:
+        await asyncio.sleep(within * random.random())
         for key in KEYS:
             assert await client.get(key) == b"1"
         while old.address in {node.name for node in client.get_nodes()}:
@@ -72,10 +79,10 @@ def _asked(scripted: ScriptedCluster) -> int:
 
 
 def run(kind: Any, clients: int) -> Refreshes:
-    """`see_failover` on a cluster of its own, by clients that give it time: they share one process with it, and when a
-    node does not answer in time, another is asked."""
+    """`see_failover` on a cluster of its own. All share one process: without time to work in, nodes would be silent for
+    seconds, which clients take for another reason to ask."""
     patience = {"socket_timeout": 60}
     if issubclass(kind, RedisCluster):
         patience["topology_refresh_timeout"] = 60
     with ScriptedCluster(2, others=1) as scripted:
-        return asyncio.run(see_failover(kind, clients, scripted, **patience))
+        return asyncio.run(see_failover(kind, clients, scripted, WITHIN, **patience))

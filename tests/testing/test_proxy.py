@@ -83,6 +83,17 @@ def is_silent(sock: socket.socket) -> bool:
     return True
 
 
+def test_small_packets_do_not_wait_for_each_other(relay: Relay, client: socket.socket) -> None:
+    """By Nagle's algorithm the second of two replies would wait for the other side's ACK, 40 ms on Linux."""
+    assert exchange(client) == b"hello"
+    options = [
+        side.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        for side in relay.sides
+    ]
+    assert len(options) == 2
+    assert all(options)
+
+
 def test_passes_on_much_and_is_no_endless_buffer(client: socket.socket) -> None:
     data = bytes(range(256)) * 200_000  # 51 MB, more than all buffers on the way hold
     sender = threading.Thread(target=client.sendall, args=(data,))

@@ -129,6 +129,8 @@ class Relay:
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
             sock, _ = listener.accept()
+            # asyncio does so only where the listener names its protocol. Small replies would wait for each other.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._start(asyncio.get_running_loop().connect_accepted_socket(lambda: _Client(self), sock))
 
     def _start(self, connecting: Coroutine[Any, Any, Any]) -> None:
