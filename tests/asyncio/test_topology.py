@@ -217,6 +217,30 @@ def test_nobody_waits_for_a_silent_node_that_was_replaced() -> None:
         run(main, cluster)
 
 
+def test_nobody_waits_for_a_silent_node_that_has_left() -> None:
+    """Its successor's view leaves it out, as it seems to have failed, and a refresh is what tells."""
+
+    async def main(cluster: ScriptedCluster) -> None:
+        silent, replica = cluster.nodes
+        silent.expect("GET").often()
+        silent.expect("INCRBY").often()
+        replica.expect("GET").often().reply(b"the new one's")
+        replica.expect("ROLE").often().error("NOPERM this user has no permissions to run the 'role' command")
+        async with RedisCluster.from_url(cluster.url, socket_timeout=2 * PATIENCE) as client:
+            read = asyncio.create_task(client.get("a"))
+            pipeline = asyncio.create_task(client.pipeline().get("a").execute())
+            write = asyncio.create_task(client.incr("b"))
+            await until(lambda: silent.count("GET") == 2 and silent.count("INCRBY") == 1)
+            cluster.slots[0] = (0, 16383, [replica])
+            assert await asyncio.wait_for(read, PATIENCE) == b"the new one's"
+            assert await asyncio.wait_for(pipeline, PATIENCE) == [b"the new one's"]
+            with pytest.raises(UnknownOutcomeError):
+                await asyncio.wait_for(write, PATIENCE)
+
+    with ScriptedCluster(1, replicas=1) as cluster:
+        run(main, cluster)
+
+
 def test_a_silent_node_is_looked_after_between_two_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main(cluster: ScriptedCluster) -> None:
         silent, replica = cluster.nodes

@@ -172,6 +172,25 @@ def test_nobody_waits_for_a_silent_node_that_was_replaced(make_client: MakeClien
         assert replica.count("INCRBY") == 0
 
 
+def test_nobody_waits_for_a_silent_node_that_has_left(make_client: MakeClient) -> None:
+    """Its successor's view leaves it out, as it seems to have failed, and a refresh is what tells."""
+    with ScriptedCluster(1, replicas=1) as cluster:
+        silent, replica = cluster.nodes
+        silent.expect("GET").often()
+        silent.expect("INCRBY").often()
+        replica.expect("GET").often().reply(b"the new one's")
+        replica.expect("ROLE").often().error("NOPERM this user has no permissions to run the 'role' command")
+        client = make_client(cluster, socket_timeout=2 * PATIENCE)
+        read, pipeline = background(client.get, "a"), background(client.pipeline().get("a").execute)
+        write = background(client.incr, "b")
+        wait_until(lambda: silent.count("GET") >= 1 and silent.count("INCRBY") == 1)
+        cluster.slots[0] = (0, 16383, [replica])
+        assert read.result(PATIENCE) == b"the new one's"
+        assert pipeline.result(PATIENCE) == [b"the new one's"]
+        with pytest.raises(UnknownOutcomeError):
+            write.result(PATIENCE)
+
+
 def test_a_silent_node_is_looked_after_between_two_watches(
     make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,8 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
         self._slots_cache: dict[int, list[ClusterNode]] | None = None
         self._reconnected: dict[Address, float] = {}
         self._suspects: Suspects[tuple[Address, AsyncLink]] = Suspects()
+        # As the refresher was last told.
+        self._silent: dict[Address, AsyncEndpoint] = {}
         # Who looks into silent links: tasks are kept alive by their owners.
         self._watching: set[asyncio.Task[None]] = set()
         # Both None: primaries answer all reads.
@@ -250,8 +252,13 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
             task = asyncio.create_task(self._look_into(address, link))
             self._watching.add(task)
             task.add_done_callback(self._watching.discard)
-        stuck = {e.node for e in endpoints if e.pool.breaker.is_stuck(now, WATCH_INTERVAL)}
-        return {address for address in stuck.union(node for node, _ in silent) if self._is_primary(address)}
+        nodes = {node for node, _ in silent}
+        self._silent = {
+            e.node: e
+            for e in endpoints
+            if (e.node in nodes or e.pool.breaker.is_stuck(now, WATCH_INTERVAL)) and self._is_primary(e.node)
+        }
+        return set(self._silent)
 
     async def _look_into(self, address: Address, link: AsyncLink) -> None:
         """Closes a link that was silent and is half-open: reads go again over a new one, and writes end."""
@@ -277,7 +284,8 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
         others are returned."""
         primaries = {address for address in silent if self._is_primary(address)}
         for address in silent - primaries:
-            endpoint = self._endpoints.get(address.name)
+            # It may have left the topology, and then nobody else knows its links.
+            endpoint = self._silent.pop(address, None)
             if endpoint is not None:
                 endpoint.pool.close(endpoint, "silent, and another node has its slots now")
         return primaries
@@ -470,6 +478,7 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
         self._close_table()
         self._watching.clear()
         self._suspects = Suspects()
+        self._silent.clear()
         self.refresher.forget()
         if self.offsets is not None:
             self.offsets.forget()

@@ -180,6 +180,8 @@ class NodesManager(redis.cluster.NodesManager):
         self._pools: dict[str, NodePool] = {}
         self._reconnected: dict[Address, float] = {}
         self._suspects: Suspects[tuple[Address, Link]] = Suspects()
+        # As the refresher was last told.
+        self._silent: dict[Address, Endpoint] = {}
         self._slots_cache: dict[int, list[ClusterNode]] | None = None
         self.on_push: OnPush | None = None
         self.closed = False
@@ -357,8 +359,13 @@ class NodesManager(redis.cluster.NodesManager):
             # The interpreter is about to end.
             with suppress(RuntimeError):
                 thread.start()
-        stuck = {e.node for e in endpoints if e.pool.breaker.is_stuck(now, WATCH_INTERVAL)}
-        return {address for address in stuck.union(node for node, _ in silent) if self._is_primary(address)}
+        nodes = {node for node, _ in silent}
+        self._silent = {
+            e.node: e
+            for e in endpoints
+            if (e.node in nodes or e.pool.breaker.is_stuck(now, WATCH_INTERVAL)) and self._is_primary(e.node)
+        }
+        return set(self._silent)
 
     def look_into(self, address: Address, link: Link) -> None:
         """Closes a link that was silent and is half-open: reads go again over a new one, and writes end."""
@@ -389,8 +396,9 @@ class NodesManager(redis.cluster.NodesManager):
         others are returned."""
         primaries = {address for address in silent if self._is_primary(address)}
         for address in silent - primaries:
-            if address.name in self._pools:
-                self._pools[address.name].disconnect()
+            # It may have left the topology with its pool.
+            if address in self._silent:
+                self._silent.pop(address).pool.disconnect()
         return primaries
 
     @holding("_lock")
