@@ -155,7 +155,7 @@ cdef class AsyncLink:
     cdef bint watched
     # When bytes last came, or the transport last wanted more.
     cdef double moved
-    # `moved` when it was last asked whether the link is silent, -1 where nobody waited then.
+    # `moved` at the last look whether the link is silent, -1 where nobody waited then.
     cdef double looked
     # The transport has enough.
     cdef bint paused

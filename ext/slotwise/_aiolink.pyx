@@ -631,12 +631,14 @@ cdef class AsyncLink:
         self.waiting.clear()
         return 0
 
-    def is_silent(self):
-        """True when nothing has come since this was last asked, though somebody waited then and waits now."""
+    def is_silent(self, bint look=True):
+        """True when nothing has come since the last look, though somebody waited then and waits now. This is the next
+        look, unless ``look`` is false."""
         # What rests has come, and waits for its callers' turn.
         cdef bint waiting = not self.closed and self.entries > 0 and not self.resting
         cdef bint silent = waiting and self.looked == self.moved
-        self.looked = self.moved if waiting else -1
+        if look:
+            self.looked = self.moved if waiting else -1
         return silent
 
     def retire(self):

@@ -102,7 +102,7 @@ cdef class Link:
     cdef object failure
     # When bytes last moved: for the check of an idle socket, and because a time-out means that nothing moves.
     cdef double heard
-    # `heard` when it was last asked whether the link is silent, -1 where nobody waited then.
+    # `heard` at the last look whether the link is silent, -1 where nobody waited then.
     cdef double looked
     # Push messages in order of arrival, and who takes them; None drops them.
     cdef list pushes

@@ -539,11 +539,13 @@ cdef class Link:
             self.connection.disconnect()
         return 0
 
-    def is_silent(self):
-        """True when nothing has come since this was last asked, though somebody waited then and waits now."""
+    def is_silent(self, bint look=True):
+        """True when nothing has come since the last look, though somebody waited then and waits now. This is the next
+        look, unless ``look`` is false."""
         cdef bint waiting = not self.closed and (self.led or self.count > 0)
         cdef bint silent = waiting and self.looked == self.heard
-        self.looked = self.heard if waiting else -1
+        if look:
+            self.looked = self.heard if waiting else -1
         return silent
 
     def close(self):

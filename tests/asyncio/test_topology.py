@@ -18,6 +18,7 @@ import redis
 
 from slotwise.asyncio import RedisCluster, refresher
 from slotwise.errors import UnknownOutcomeError
+from slotwise.routing.topology import Address
 from slotwise.testing.scripted import ErrorReply, ScriptedCluster
 from tests.asyncio.loops import run
 
@@ -236,6 +237,49 @@ def test_nobody_waits_for_a_silent_node_that_has_left() -> None:
             assert await asyncio.wait_for(pipeline, PATIENCE) == [b"the new one's"]
             with pytest.raises(UnknownOutcomeError):
                 await asyncio.wait_for(write, PATIENCE)
+
+    with ScriptedCluster(1, replicas=1) as cluster:
+        run(main, cluster)
+
+
+def test_nobody_waits_for_a_silent_node_whose_successor_was_known_first() -> None:
+    """A refresh tells of it before anybody has seen that the node is silent."""
+
+    async def main(cluster: ScriptedCluster) -> None:
+        silent, replica = cluster.nodes
+        silent.expect("GET").often()
+        silent.expect("INCRBY").often()
+        replica.expect("GET").often().reply(b"the new one's")
+        async with RedisCluster.from_url(cluster.url, socket_timeout=2 * PATIENCE) as client:
+            read = asyncio.create_task(client.get("a"))
+            write = asyncio.create_task(client.incr("b"))
+            await until(lambda: silent.count("GET") == 1 and silent.count("INCRBY") == 1)
+            cluster.slots[0] = (0, 16383, [replica])
+            await client.nodes_manager.refresh({Address("127.0.0.1", replica.port)}, set())
+            assert client.get_node_from_key("a").port == replica.port
+            assert await asyncio.wait_for(read, PATIENCE) == b"the new one's"
+            with pytest.raises(UnknownOutcomeError):
+                await asyncio.wait_for(write, PATIENCE)
+
+    with ScriptedCluster(1, replicas=1) as cluster:
+        run(main, cluster)
+
+
+def test_a_node_that_owes_replies_is_asked_last() -> None:
+    """It would keep everybody waiting who waits for the refresh."""
+
+    async def main(cluster: ScriptedCluster) -> None:
+        silent, _ = cluster.nodes
+        silent.expect("GET").often()
+        async with RedisCluster.from_url(cluster.url, socket_timeout=2 * PATIENCE) as client:
+            read = asyncio.create_task(client.get("a"))
+            await until(lambda: silent.count("GET") == 1)
+            client.nodes_manager.silent_nodes()  # a look
+            before = silent.topology_asked
+            for _ in range(8):
+                await client.nodes_manager.refresh(set(), set())
+            assert silent.topology_asked == before
+            read.cancel()
 
     with ScriptedCluster(1, replicas=1) as cluster:
         run(main, cluster)

@@ -191,6 +191,42 @@ def test_nobody_waits_for_a_silent_node_that_has_left(make_client: MakeClient) -
             write.result(PATIENCE)
 
 
+def test_nobody_waits_for_a_silent_node_whose_successor_was_known_first(make_client: MakeClient) -> None:
+    """A refresh tells of it before anybody has seen that the node is silent."""
+    with ScriptedCluster(1, replicas=1) as cluster:
+        silent, replica = cluster.nodes
+        silent.expect("GET").often()
+        silent.expect("INCRBY").often()
+        replica.expect("GET").often().reply(b"the new one's")
+        client = make_client(cluster, socket_timeout=2 * PATIENCE)
+        read, write = background(client.get, "a"), background(client.incr, "b")
+        wait_until(lambda: silent.count("GET") == 1 and silent.count("INCRBY") == 1)
+        cluster.slots[0] = (0, 16383, [replica])
+        client.nodes_manager.refresh({Address("127.0.0.1", replica.port)}, set())
+        assert client.get_node_from_key("a").port == replica.port
+        assert read.result(PATIENCE) == b"the new one's"
+        with pytest.raises(UnknownOutcomeError):
+            write.result(PATIENCE)
+
+
+def test_a_node_that_owes_replies_is_asked_last(make_client: MakeClient) -> None:
+    """It would keep everybody waiting who waits for the refresh."""
+    with ScriptedCluster(1, replicas=1) as cluster:
+        silent, replica = cluster.nodes
+        silent.expect("GET").often()
+        replica.expect("GET").often().reply(b"the new one's")
+        client = make_client(cluster, socket_timeout=2 * PATIENCE)
+        read = background(client.get, "a")
+        wait_until(lambda: silent.count("GET") == 1)
+        client.nodes_manager.silent_nodes()  # a look
+        before = silent.topology_asked
+        for _ in range(8):
+            client.nodes_manager.refresh(set(), set())
+        assert silent.topology_asked == before
+        cluster.failover(replica)
+        assert read.result(PATIENCE) == b"the new one's"
+
+
 def test_a_silent_node_is_looked_after_between_two_watches(
     make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,8 +100,8 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
         self._slots_cache: dict[int, list[ClusterNode]] | None = None
         self._reconnected: dict[Address, float] = {}
         self._suspects: Suspects[tuple[Address, AsyncLink]] = Suspects()
-        # As the refresher was last told.
-        self._silent: dict[Address, AsyncEndpoint] = {}
+        # Who was primary and is so no more, and at how many watches that has been seen: callers may wait there in vain.
+        self._left: dict[Address, tuple[AsyncEndpoint, int]] = {}
         # Who looks into silent links: tasks are kept alive by their owners.
         self._watching: set[asyncio.Task[None]] = set()
         # Both None: primaries answer all reads.
@@ -231,8 +231,7 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
             return False
         primary, replica = map(self.endpoint_of, found)
         # Not a whole topology: slots that MOVED has patched stay where they are.
-        self.engine.table = tables.promoted(self.engine.table, primary, replica)
-        self._slots_cache = None
+        self._go_by(tables.promoted(self.engine.table, primary, replica))
         self.knowledge.promoted(replica.node)
         self.refresher.told.add(replica.node)
         primary.pool.node.server_type, replica.pool.node.server_type = REPLICA, PRIMARY
@@ -245,20 +244,25 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
         """The refresher's part: primaries that somebody waits for and that have sent nothing since this was last asked.
         Whether silent links are half-open is looked into meanwhile."""
         now = time.monotonic()
-        endpoints = list(self._endpoints.values())
-        links = [(e.node, link) for e in endpoints for link in e.links if link is not None]
-        silent = {(address, link) for address, link in links if link.is_silent()}
-        for address, link in self._suspects.new(silent):
+        left = [endpoint for endpoint, _ in self._left.values()]
+        endpoints = list(dict.fromkeys([*self._endpoints.values(), *left]))
+        links = [(e, link) for e in endpoints for link in e.links if link is not None]
+        silent = {(e, link) for e, link in links if link.is_silent()}
+        for endpoint, seen in list(self._left.values()):
+            if any(e is endpoint for e, _ in silent):
+                self._leave(endpoint)
+            elif seen:
+                # Whatever was under way there has been answered, or is being answered.
+                del self._left[endpoint.node]
+            else:
+                self._left[endpoint.node] = endpoint, seen + 1
+        for address, link in self._suspects.new((e.node, link) for e, link in silent):
             task = asyncio.create_task(self._look_into(address, link))
             self._watching.add(task)
             task.add_done_callback(self._watching.discard)
-        nodes = {node for node, _ in silent}
-        self._silent = {
-            e.node: e
-            for e in endpoints
-            if (e.node in nodes or e.pool.breaker.is_stuck(now, WATCH_INTERVAL)) and self._is_primary(e.node)
-        }
-        return set(self._silent)
+        nodes = {e.node for e, _ in silent}
+        nodes |= {e.node for e in endpoints if e.pool.breaker.is_stuck(now, WATCH_INTERVAL)}
+        return {node for node in nodes if self._is_primary(node)}
 
     async def _look_into(self, address: Address, link: AsyncLink) -> None:
         """Closes a link that was silent and is half-open: reads go again over a new one, and writes end."""
@@ -282,21 +286,33 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
     def leave(self, silent: set[Address]) -> set[Address]:
         """The refresher's part: nobody waits any longer for nodes that were ``silent`` and are primaries no more. The
         others are returned."""
-        primaries = {address for address in silent if self._is_primary(address)}
-        for address in silent - primaries:
-            # It may have left the topology, and then nobody else knows its links.
-            endpoint = self._silent.pop(address, None)
-            if endpoint is not None:
-                endpoint.pool.close(endpoint, "silent, and another node has its slots now")
-        return primaries
+        for endpoint in [endpoint for endpoint, _ in self._left.values() if endpoint.node in silent]:
+            self._leave(endpoint)
+        return {address for address in silent if self._is_primary(address)}
+
+    def _leave(self, endpoint: AsyncEndpoint) -> None:
+        del self._left[endpoint.node]
+        endpoint.pool.close(endpoint, "silent, and another node has its slots now")
+
+    def _go_by(self, table: SlotTable) -> None:
+        """Publishes ``table``, and keeps in mind who is no primary any more."""
+        primaries = {shard[0].node for shard in table.shards}
+        for shard in self.engine.table.shards:
+            if shard[0].node not in primaries:
+                self._left[shard[0].node] = shard[0], 0
+        self.engine.table = table
+        self._slots_cache = None
 
     def _unreachable(self) -> set[str]:
-        """Names of nodes to which no connection comes about: asked last, they keep nobody waiting for a refresh."""
+        """Names of nodes that owe replies, or to which no connection comes about: asked last, they keep nobody waiting
+        for a refresh."""
         now = time.monotonic()
         return {
             name
             for name, endpoint in self._endpoints.copy().items()
-            if not endpoint.pool.breaker.closed or endpoint.pool.breaker.is_stuck(now, WATCH_INTERVAL)
+            if not endpoint.pool.breaker.closed
+            or endpoint.pool.breaker.is_stuck(now, WATCH_INTERVAL)
+            or any(link is not None and link.is_silent(look=False) for link in endpoint.links)
         }
 
     def _is_primary(self, address: Address) -> bool:
@@ -402,8 +418,7 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
             endpoint.pool.retire(endpoint)
             # Its machine may be gone, and then nobody says no.
             endpoint.pool.end_openings()
-        self.engine.table = tables.table_of(topology, self.endpoint_of)
-        self._slots_cache = None
+        self._go_by(tables.table_of(topology, self.endpoint_of))
         self._choose_default_node()
         self.knowledge.publish(topology)
         if self.readers is not None:
@@ -430,8 +445,7 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
             change.demoted.pool.node.server_type = REPLICA
             if self.default_node is change.demoted.pool.node:
                 self.default_node = node
-        self.engine.table = change.table
-        self._slots_cache = None
+        self._go_by(change.table)
         self.knowledge.stale = True
         await self._tell()
         return True
@@ -478,7 +492,7 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
         self._close_table()
         self._watching.clear()
         self._suspects = Suspects()
-        self._silent.clear()
+        self._left.clear()
         self.refresher.forget()
         if self.offsets is not None:
             self.offsets.forget()
@@ -498,8 +512,9 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
     def close_links(self) -> None:
         """Closes every link; what is under way fails."""
         self.knowledge.stale = True
-        for endpoint in self._endpoints.values():
+        for endpoint in [*self._endpoints.values(), *(endpoint for endpoint, _ in self._left.values())]:
             endpoint.pool.close(endpoint)
+        self._left.clear()
 
     def retire_links(self) -> list[AsyncLink]:
         """Ends every link as soon as it has answered; who comes later finds none. Those that have something to answer."""

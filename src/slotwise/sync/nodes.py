@@ -180,8 +180,8 @@ class NodesManager(redis.cluster.NodesManager):
         self._pools: dict[str, NodePool] = {}
         self._reconnected: dict[Address, float] = {}
         self._suspects: Suspects[tuple[Address, Link]] = Suspects()
-        # As the refresher was last told.
-        self._silent: dict[Address, Endpoint] = {}
+        # Who was primary and is so no more, and at how many watches that has been seen: callers may wait there in vain.
+        self._left: dict[Address, tuple[Endpoint, int]] = {}
         self._slots_cache: dict[int, list[ClusterNode]] | None = None
         self.on_push: OnPush | None = None
         self.closed = False
@@ -350,22 +350,27 @@ class NodesManager(redis.cluster.NodesManager):
         """The refresher's part: primaries that somebody waits for and that have sent nothing since this was last asked.
         Whether silent links are half-open is looked into meanwhile."""
         now = time.monotonic()
-        endpoints = list(self._endpoints.values())
-        silent = {(e.node, e.link) for e in endpoints if e.link is not None and e.link.is_silent()}
-        for address, link in self._suspects.new(silent):
+        left = [endpoint for endpoint, _ in self._left.values()]
+        endpoints = list(dict.fromkeys([*self._endpoints.values(), *left]))
+        silent = {(e, e.link) for e in endpoints if e.link is not None and e.link.is_silent()}
+        for endpoint, seen in list(self._left.values()):
+            if any(e is endpoint for e, _ in silent):
+                self._leave(endpoint)
+            elif seen:
+                # Whatever was under way there has been answered, or is being answered.
+                del self._left[endpoint.node]
+            else:
+                self._left[endpoint.node] = endpoint, seen + 1
+        for address, link in self._suspects.new((e.node, link) for e, link in silent):
             # The refresher's own thread finds replaced nodes: it must not wait for one that does not answer.
             arguments = weakref.ref(self), address, link
             thread = threading.Thread(target=_look_into, args=arguments, name="slotwise-watch", daemon=True)
             # The interpreter is about to end.
             with suppress(RuntimeError):
                 thread.start()
-        nodes = {node for node, _ in silent}
-        self._silent = {
-            e.node: e
-            for e in endpoints
-            if (e.node in nodes or e.pool.breaker.is_stuck(now, WATCH_INTERVAL)) and self._is_primary(e.node)
-        }
-        return set(self._silent)
+        nodes = {e.node for e, _ in silent}
+        nodes |= {e.node for e in endpoints if e.pool.breaker.is_stuck(now, WATCH_INTERVAL)}
+        return {node for node in nodes if self._is_primary(node)}
 
     def look_into(self, address: Address, link: Link) -> None:
         """Closes a link that was silent and is half-open: reads go again over a new one, and writes end."""
@@ -378,12 +383,15 @@ class NodesManager(redis.cluster.NodesManager):
                 link.close()
 
     def _unreachable(self) -> set[str]:
-        """Names of nodes to which no connection comes about: asked last, they keep nobody waiting for a refresh."""
+        """Names of nodes that owe replies, or to which no connection comes about: asked last, they keep nobody waiting
+        for a refresh."""
         now = time.monotonic()
         return {
             name
             for name, endpoint in self._endpoints.copy().items()
-            if not endpoint.pool.breaker.closed or endpoint.pool.breaker.is_stuck(now, WATCH_INTERVAL)
+            if not endpoint.pool.breaker.closed
+            or endpoint.pool.breaker.is_stuck(now, WATCH_INTERVAL)
+            or (endpoint.link is not None and endpoint.link.is_silent(look=False))
         }
 
     def _is_primary(self, address: Address) -> bool:
@@ -394,19 +402,31 @@ class NodesManager(redis.cluster.NodesManager):
     def leave(self, silent: set[Address]) -> set[Address]:
         """The refresher's part: nobody waits any longer for nodes that were ``silent`` and are primaries no more. The
         others are returned."""
-        primaries = {address for address in silent if self._is_primary(address)}
-        for address in silent - primaries:
-            # It may have left the topology with its pool.
-            if address in self._silent:
-                self._silent.pop(address).pool.disconnect()
-        return primaries
+        for endpoint in [endpoint for endpoint, _ in self._left.values() if endpoint.node in silent]:
+            self._leave(endpoint)
+        return {address for address in silent if self._is_primary(address)}
+
+    def _leave(self, endpoint: Endpoint) -> None:
+        del self._left[endpoint.node]
+        endpoint.pool.disconnect()
+        # The pool has forgotten it if the node has left the topology.
+        if endpoint.link is not None:
+            endpoint.link.close()
+
+    def _go_by(self, table: SlotTable) -> None:
+        """Publishes ``table``, and keeps in mind who is no primary any more."""
+        primaries = {shard[0].node for shard in table.shards}
+        for shard in self.engine.table.shards:
+            if shard[0].node not in primaries:
+                self._left[shard[0].node] = shard[0], 0
+        self.engine.table = table
+        self._slots_cache = None
 
     @holding("_lock")
     def _promote(self, primary: Address, replica: Address) -> None:
         # Not a whole topology: slots that MOVED has patched stay where they are.
         ends = self.endpoint_of(primary), self.endpoint_of(replica)
-        self.engine.table = tables.promoted(self.engine.table, *ends)
-        self._slots_cache = None
+        self._go_by(tables.promoted(self.engine.table, *ends))
         self.knowledge.promoted(replica)
         self.refresher.told.add(replica)
         old, new = self.nodes_cache.get(primary.name), self.nodes_cache.get(replica.name)
@@ -489,8 +509,7 @@ class NodesManager(redis.cluster.NodesManager):
             nodes[node.name] = node
         gone = self.nodes_cache.keys() - nodes.keys()
         self.nodes_cache = nodes
-        self._slots_cache = None
-        self.engine.table = tables.table_of(topology, self.endpoint_of)
+        self._go_by(tables.table_of(topology, self.endpoint_of))
         default = self.default_node and nodes.get(self.default_node.name)
         if default is None or default.server_type != PRIMARY:
             default = next((node for node in nodes.values() if node.server_type == PRIMARY), None)
@@ -532,8 +551,7 @@ class NodesManager(redis.cluster.NodesManager):
             demoted.server_type = REPLICA
             if self.default_node is demoted:
                 self.default_node = node
-        self.engine.table = change.table
-        self._slots_cache = None
+        self._go_by(change.table)
         self.knowledge.stale = True
         return True
 
@@ -653,6 +671,7 @@ class NodesManager(redis.cluster.NodesManager):
         self._lock = threading.RLock()
         self._initialization_lock = threading.RLock()
         renew_lock(self._event_dispatcher)
+        self._left.clear()
         self.refresher.forget()
         if self.offsets is not None:
             self.offsets.forget()
@@ -667,6 +686,9 @@ class NodesManager(redis.cluster.NodesManager):
         self.default_node = None
         for pool in list(self._pools.values()):
             pool.disconnect()
+        with self._lock:
+            for endpoint, _ in list(self._left.values()):
+                self._leave(endpoint)
 
 
 def _look_into(reference: weakref.ref[NodesManager], address: Address, link: Link) -> None:
