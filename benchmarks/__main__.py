@@ -12,7 +12,7 @@ from benchmarks.cluster.reference import NAME as REFERENCE
 from benchmarks.cluster.report import heading, save, text
 from benchmarks.cluster.rows import ROWS
 from benchmarks.cluster.run import Contest
-from benchmarks.machine import describe
+from slotwise.loadtest.machine import describe
 from slotwise.local import LocalCluster
 
 TARGET_MISSED = 1

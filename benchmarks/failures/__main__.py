@@ -27,7 +27,7 @@ from benchmarks.failures import fleet
 from benchmarks.failures.faults import FAULTS, Fault
 from benchmarks.failures.fleet import Refreshes
 from benchmarks.failures.load import CLIENTS, SHARDS_FIRST
-from benchmarks.machine import describe
+from slotwise.loadtest.machine import describe
 from slotwise.local import LocalCluster
 from slotwise.testing import Chaos
 
