@@ -1,0 +1,92 @@
+"""The keys of a load test: stored before it, and deleted after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slotwise.loadtest.keys import KeySpace
+from slotwise.loadtest.steps import INDEXED, index_of
+from slotwise.loadtest.stream import record, space_of
+from slotwise.loadtest.values import values
+from slotwise.loadtest.workload import Family, Workload
+
+if TYPE_CHECKING:
+    from slotwise.sync.cluster import RedisCluster
+
+# Keys in a pipeline.
+_BATCH = 1000
+
+
+class WrongDataError(RuntimeError):
+    """What was read back is not what was stored: no figure of such a run would mean anything."""
+
+
+def store(client: RedisCluster, workload: Workload, seed: int, after: Callable[[int], object]) -> None:
+    """Stores every key of the workload and reads some of them back; ``after`` is told how many were stored just now.
+
+    Raises `WrongDataError` when a value is another one.
+    """
+    pool = values(workload.value_size, np.random.default_rng(seed))
+    for family in workload.families:
+        if family is Family.COUNTER:
+            # INCR makes them.
+            continue
+        space = space_of(workload, family)
+        for first in range(0, workload.keys, _BATCH):
+            ids = np.arange(first, min(first + _BATCH, workload.keys))
+            _store(client, workload, family, space, ids, pool)
+            after(len(ids))
+        _check(client, family, space, pool)
+
+
+def _store(
+    client: RedisCluster, workload: Workload, family: Family, space: KeySpace, ids: Any, pool: list[bytes]
+) -> None:
+    pipeline = client.pipeline()
+    indices: dict[str, dict[str, float]] = {}
+    for number, key in zip(ids.tolist(), space.names(ids), strict=True):
+        value = pool[number % len(pool)]
+        if family is Family.STRING:
+            pipeline.set(key, value, workload.ttl or None)
+        else:
+            pipeline.hset(key, mapping=record(value))  # type: ignore[arg-type]
+            indices.setdefault(index_of(workload.prefix, number), {})[key] = number
+    if "scan" in workload.mix or "insert" in workload.mix:
+        for index, members in indices.items():
+            pipeline.zadd(index, members)
+    pipeline.execute()
+
+
+def _check(client: RedisCluster, family: Family, space: KeySpace, pool: list[bytes]) -> None:
+    ids = np.unique(np.linspace(0, space.size - 1, 100).astype(np.int64))
+    pipeline = client.pipeline()
+    for key in space.names(ids):
+        if family is Family.STRING:
+            pipeline.get(key)
+        else:
+            pipeline.hget(key, "field0")
+    for number, found in zip(ids.tolist(), pipeline.execute(), strict=True):
+        if found != pool[number % len(pool)]:
+            raise WrongDataError(
+                "a key that was stored holds another value: does somebody else use this --prefix?"
+            )
+
+
+def delete(client: RedisCluster, workload: Workload) -> None:
+    """Deletes what the load test has stored, new keys and indices too."""
+    batch: list[bytes] = []
+    for key in _keys(client, workload):
+        batch.append(key)
+        if len(batch) >= _BATCH:
+            client.delete(*batch)
+            batch.clear()
+    if batch:
+        client.delete(*batch)
+
+
+def _keys(client: RedisCluster, workload: Workload) -> Iterator[bytes]:
+    pattern = "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in workload.prefix)
+    yield from client.scan_iter(match=f"{pattern}*", count=INDEXED)

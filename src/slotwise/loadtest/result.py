@@ -1,0 +1,229 @@
+"""What a load test has found: plain values, written to JSON and read from it again.
+
+Times on the run's own clock are seconds since the measured part began: after the warm-up, second 0 begins. Latencies are
+milliseconds; in an open loop they count from the moment at which the operation should have begun.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+#: Of the JSON. Another number where a field is renamed, removed or means something else; not where one is added.
+FORMAT = "slotwise-load-test/1"
+
+
+class NotAResultError(ValueError):
+    """A file that should be the JSON of a load test is none, or of a format this version does not know."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """A distribution of latencies, in milliseconds; nan where nothing was answered."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    p999: float
+    p9999: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """All operations, those of one kind, or those on one shard."""
+
+    #: ``all``, the kind (``get``), or the slots of the shard (``0-5460``).
+    name: str
+    #: Answered operations; a pipeline or a read of many keys is one.
+    operations: int
+    #: Operations answered a second, mean of the measured time.
+    rate: float
+    #: Keys that they read or wrote.
+    keys: int
+    #: Failed operations by the name of the exception.
+    errors: dict[str, int]
+    latency: Latency
+    #: The histogram of the latencies in nanoseconds, in HdrHistogram's V2 encoding (compressed, base64).
+    histogram: str
+
+
+@dataclass(frozen=True)
+class ShardSecond:
+    """What one shard answered in a second. No latency where it answered nothing."""
+
+    operations: int
+    errors: dict[str, int]
+    p99_ms: float | None
+    max_ms: float | None
+
+
+@dataclass(frozen=True)
+class Second:
+    """What was answered in one second."""
+
+    #: 0 is the first one measured.
+    second: int
+    operations: int
+    errors: dict[str, int]
+    p50_ms: float | None
+    p99_ms: float | None
+    max_ms: float | None
+    #: In the order of `Result.shards`.
+    shards: list[ShardSecond]
+
+
+@dataclass(frozen=True)
+class Silence:
+    """The longest time in which a shard answered nobody: the last answer before, the first one after it."""
+
+    began: float
+    #: None: it lasted to the end of the run.
+    ended: float | None
+
+
+@dataclass(frozen=True)
+class FaultReport:
+    """One fault and what callers noticed of it."""
+
+    #: As it was asked for, such as ``kill-primary@10s``.
+    name: str
+    kind: str
+    #: Seconds on the run's clock; `ended` is when it was over or, if it does not end by itself, had come about.
+    began: float
+    ended: float
+    #: Which of `Result.shards` was hit; None: all.
+    shard: int | None
+    #: Seconds after `began` at which the servers had made a replica the primary, where that was theirs to find out.
+    elected_after: float | None
+    #: Seconds after `began` at which the first caller was told of it by an error; None where nobody was.
+    noticed_after: float | None
+    #: Of the shard that was hit, the longest one that touches the fault; None where it was never silent for 0.1 s.
+    silence: Silence | None
+    #: Seconds after `began` at which the shard answered again; 0 where it was never silent, None where it stayed so.
+    recovered_after: float | None
+    #: Operations that failed while the fault was there and until the shard answered again, by exception.
+    errors: dict[str, int]
+    #: Those of them that are writes of unknown outcome, and those that surely did not take place.
+    unknown: int
+    lost: int
+    #: p99 in milliseconds of the other shards: before the fault, and while it was there.
+    others_p99_before: float | None
+    others_p99_during: float | None
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """A figure that was asked for (``--expect``), such as ``p99 <= 10 ms``."""
+
+    name: str
+    #: ``>=`` or ``<=``.
+    relation: str
+    bound: float
+    #: Of bound and measured; empty for counts.
+    unit: str
+    measured: float | None
+    met: bool
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The slots that one primary served when the run began."""
+
+    #: Such as ``0-5460`` or ``0-99,200-5460``.
+    slots: str
+    #: The primary's address then.
+    node: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One load test, with everything that is needed to run it again."""
+
+    #: UTC, ISO 8601.
+    began: str
+    #: The command line, without passwords.
+    command: list[str]
+    #: Every option with its value, those left at their defaults as well.
+    options: dict[str, Any]
+    #: slotwise, redis-py, valkey-glide or coredis.
+    client: str
+    #: Words about the machine, Python and the libraries.
+    machine: dict[str, str]
+    #: Name and version of the servers, and how many nodes they are.
+    server: str
+    shards: list[Shard]
+    #: Of everything that was drawn at random.
+    seed: int
+    #: ``closed`` (a caller's next operation begins when its last has ended) or ``open`` (they begin when they are due).
+    loop: str
+    #: Seconds measured.
+    duration: float
+    total: Part
+    operations: list[Part]
+    by_shard: list[Part]
+    #: Operations on the busiest shard over the mean of all shards.
+    imbalance: float
+    seconds: list[Second]
+    faults: list[FaultReport] = field(default_factory=list)
+    expectations: list[Expectation] = field(default_factory=list)
+    #: What the generator itself takes: microseconds of processor time for each operation, and which share of the time
+    #: between two operations that is; in an open loop how late (p99, milliseconds) operations were begun.
+    overhead_us: float = 0.0
+    overhead_share: float = 0.0
+    late_p99_ms: float | None = None
+
+    @property
+    def met(self) -> bool:
+        """All that was expected is there."""
+        return all(expectation.met for expectation in self.expectations)
+
+    def to_json(self) -> str:
+        """JSON for `read`; nan, of what nobody answered, becomes null."""
+        return json.dumps({"format": FORMAT, **_without_nan(asdict(self))}, indent=1)
+
+
+def read(path: Path) -> Result:
+    """The result in a file. Raises `NotAResultError`, or OSError where there is no such file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.pop("format") != FORMAT:
+            raise NotAResultError(f"{path} is no {FORMAT}: another version of slotwise wrote it")
+        return _result(found)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, NotAResultError):
+            raise
+        raise NotAResultError(f"{path} is no result of slotwise load-test (--save writes them)") from error
+
+
+def _result(found: dict[str, Any]) -> Result:
+    found["shards"] = [Shard(**shard) for shard in found["shards"]]
+    found["total"] = _part(found["total"])
+    found["operations"] = [_part(part) for part in found["operations"]]
+    found["by_shard"] = [_part(part) for part in found["by_shard"]]
+    found["seconds"] = [
+        Second(**{**second, "shards": [ShardSecond(**shard) for shard in second["shards"]]})
+        for second in found["seconds"]
+    ]
+    found["faults"] = [
+        FaultReport(**{**fault, "silence": Silence(**fault["silence"]) if fault["silence"] else None})
+        for fault in found["faults"]
+    ]
+    found["expectations"] = [Expectation(**expectation) for expectation in found["expectations"]]
+    return Result(**found)
+
+
+def _part(found: dict[str, Any]) -> Part:
+    latency = {name: float("nan") if value is None else value for name, value in found.pop("latency").items()}
+    return Part(latency=Latency(**latency), **found)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and value != value else value

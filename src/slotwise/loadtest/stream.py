@@ -1,0 +1,196 @@
+"""Operations drawn in chunks ahead of their time, so that a caller takes the next one and does nothing else.
+
+A chunk is drawn with numpy, a fifth of a microsecond an operation. Callers write into it when each operation ended and how
+long it took, and `slotwise.loadtest.tally` reads that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slotwise.loadtest.keys import KeySpace, Objects, distribution, objects
+from slotwise.loadtest.steps import COMPOSED, index_of
+from slotwise.loadtest.values import values
+from slotwise.loadtest.workload import KINDS, Family, Workload
+
+#: Operations in a chunk. To draw and to count one keeps the callers of an event loop waiting, for about 0.3 ms.
+SIZE = 1024
+#: YCSB's records: fields, and how many keys a scan asks for at the most.
+FIELDS = 10
+LONGEST_SCAN = 100
+
+Call = Callable[..., Any]
+
+
+class Chunk:
+    """Operations, and what has come of them."""
+
+    __slots__ = ("args", "calls", "due", "ended", "failed", "keys", "kinds", "late", "left", "shards", "took")
+
+    def __init__(
+        self,
+        calls: list[Call],
+        args: list[tuple[Any, ...]],
+        kinds: NDArray[np.int64],
+        shards: NDArray[np.int64],
+        keys: NDArray[np.int64],
+    ) -> None:
+        self.calls = calls
+        self.args = args
+        #: Index into the mix, and into the shards; the number of shards stands for several at once.
+        self.kinds = kinds
+        self.shards = shards
+        self.keys = keys
+        #: When each ended, on the clock of `time.perf_counter`, 0 before; how long it took, in seconds.
+        self.ended = [0.0] * len(calls)
+        self.took = [0.0] * len(calls)
+        #: What each was ended by that failed, by its index.
+        self.failed: dict[int, BaseException] = {}
+        #: In an open loop, when each is due to begin and by how much later it began.
+        self.due: list[float] = []
+        self.late: list[float] = []
+        #: The tally's: which it has not counted yet; None: any.
+        self.left: list[int] | None = None
+
+    def numbered(self) -> Iterator[tuple[int, Call, tuple[Any, ...], Chunk]]:
+        """The operations in order: number, call, arguments, this chunk."""
+        return zip(range(len(self.calls)), self.calls, self.args, repeat(self), strict=False)
+
+
+class Stream:
+    """An endless supply of chunks, of one caller's thread or of all tasks of a process.
+
+    ``calls`` are the client's methods by the name of the operation; ``shard_of_slot`` has an index for each slot. Streams
+    of one run share the ``seed`` and are told apart by ``number`` of ``streams``: each draws on its own, and new keys are
+    no other's.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        calls: Mapping[str, Call],
+        shard_of_slot: NDArray[np.int64],
+        shards: int,
+        *,
+        seed: int,
+        number: int = 0,
+        streams: int = 1,
+    ) -> None:
+        self._workload = workload
+        self._calls = calls
+        self._kinds = list(workload.mix)
+        shares = np.array(list(workload.mix.values()))
+        self._below = np.cumsum(shares / shares.sum())
+        self._shard_of_slot = shard_of_slot
+        self._several = shards
+        self._rng = np.random.default_rng([seed, number])
+        self._distribution = distribution(workload.distribution, workload.keys, seed)
+        self._spaces = {family: space_of(workload, family) for family in workload.families}
+        self._of_kind = objects((calls[self._name(kind)] for kind in self._kinds), len(self._kinds))
+        pool = values(workload.value_size, np.random.default_rng(seed))
+        self._values = objects(pool, len(pool))
+        self._fields = objects(({f"field{i % FIELDS}": value} for i, value in enumerate(pool)), len(pool))
+        # The key that was stored last, and those that this stream stores next.
+        self._newest = workload.keys - 1
+        self._next = workload.keys + number
+        self._step = streams
+
+    def draw(self, size: int = SIZE) -> Chunk:
+        """The next ``size`` operations."""
+        width = self._workload.pipeline
+        chosen = np.minimum(
+            np.searchsorted(self._below, self._rng.random(size * width)), len(self._kinds) - 1
+        )
+        args = np.empty(size * width, object)
+        shards = np.full(size * width, self._several)
+        keys = np.ones(size * width, np.int64)
+        for index, kind in enumerate(self._kinds):
+            where = np.flatnonzero(chosen == index)
+            if len(where):
+                args[where], owners, touched = self._arguments(kind, len(where))
+                if owners is not None:
+                    shards[where] = owners
+                keys[where] = touched
+        if width > 1:
+            return self._in_pipelines(chosen, args, size, width)
+        return Chunk(self._of_kind[chosen].tolist(), args.tolist(), chosen, shards, keys)
+
+    def _in_pipelines(self, chosen: NDArray[np.int64], args: Objects, size: int, width: int) -> Chunk:
+        names = [self._name(kind) for kind in self._kinds]
+        commands = [(names[i], arguments) for i, arguments in zip(chosen.tolist(), args, strict=True)]
+        whole = [(commands[first : first + width],) for first in range(0, size * width, width)]
+        return Chunk(
+            [self._calls["pipeline"]] * size,
+            whole,
+            np.zeros(size, np.int64),
+            np.full(size, self._several),
+            np.full(size, width),
+        )
+
+    def _name(self, kind: str) -> str:
+        return "setex" if kind == "set" and self._workload.ttl else kind
+
+    def _arguments(self, kind: str, count: int) -> tuple[Objects, NDArray[np.int64] | None, Any]:
+        """Arguments of ``count`` operations; the shards they go to, None for several; how many keys they touch."""
+        workload, family = self._workload, KINDS[kind].family
+        space = self._spaces[family]
+        if kind == "insert":
+            ids = self._next + self._step * np.arange(count)
+            self._next += self._step * count
+            self._newest = int(ids[-1])
+        else:
+            wanted = count * (workload.mget_keys if kind == "mget" else 1)
+            ids = self._distribution.draw(self._rng, wanted, self._newest)
+        if kind == "scan":
+            lengths = self._rng.integers(1, LONGEST_SCAN + 1, count)
+            firsts = ids.tolist()
+            indices = [index_of(workload.prefix, first) for first in firsts]
+            return objects(zip(indices, firsts, lengths.tolist(), strict=True), count), None, lengths
+        names = space.names(ids)
+        if kind == "mget":
+            width = workload.mget_keys
+            groups = ((names[i : i + width].tolist(),) for i in range(0, len(names), width))
+            return objects(groups, count), None, width
+        shards = self._shard_of_slot[space.slots(names, ids)]
+        if kind == "set" and not workload.ttl:
+            return objects(zip(names, self._some(self._values, count), strict=True), count), shards, 1
+        if kind in ("set", "cached"):
+            return (
+                objects(zip(names, self._some(self._values, count), repeat(workload.ttl)), count),
+                shards,
+                1,
+            )
+        if kind in ("hset", "rmw"):
+            return objects(zip(names, self._some(self._fields, count), strict=True), count), shards, 1
+        if kind == "insert":
+            numbers = ids.tolist()
+            records = map(record, self._some(self._values, count))
+            indices = [index_of(workload.prefix, number) for number in numbers]
+            return objects(zip(names, records, indices, numbers, strict=True), count), None, 1
+        return space.singles(names, ids), shards, 1
+
+    def _some(self, pool: Objects, count: int) -> Objects:
+        return pool[self._rng.integers(0, len(pool), count)]
+
+
+def calls_of(client: Any, compose: Callable[[Any, Any], Call]) -> dict[str, Call]:
+    """A client's calls by the name of the operation; ``compose`` makes calls of what takes several commands."""
+    plain = ("get", "set", "setex", "delete", "mget", "incr", "hgetall", "hset", "pipeline")
+    calls: dict[str, Call] = {name: getattr(client, name) for name in plain}
+    calls |= {name: compose(steps, client) for name, steps in COMPOSED.items()}
+    return calls
+
+
+def space_of(workload: Workload, family: Family) -> KeySpace:
+    """The keys of a family."""
+    return KeySpace(workload.keys, workload.prefix + family.value)
+
+
+def record(value: bytes) -> dict[str, bytes]:
+    """A YCSB record."""
+    return {f"field{i}": value for i in range(FIELDS)}

@@ -1,0 +1,259 @@
+"""A generator's process: connects its client, runs the callers, and tells twice a second what it has counted."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from slotwise.loadtest import clients
+from slotwise.loadtest.generator import Arrivals, Callers, Feed, Span, clock, closed, opened
+from slotwise.loadtest.steps import awaited, blocking
+from slotwise.loadtest.stream import Stream, calls_of
+from slotwise.loadtest.tally import Counts, Tally
+from slotwise.loadtest.workload import KINDS, Workload
+
+# Seconds between two messages.
+_EVERY = 0.5
+# Operations by which the generator's own part is measured.
+_IDLE_OPERATIONS = 20_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the generators do; each gets it with its ``number``."""
+
+    client: str
+    url: str
+    workload: Workload
+    #: Threads or tasks of each generator.
+    callers: int
+    threads: bool
+    #: ``uvloop`` or ``asyncio``; of no meaning for threads.
+    loop: str
+    processes: int
+    seed: int
+    #: Seconds: measured; before that, and before that with a growing number of callers or rate.
+    duration: float
+    warmup: float
+    ramp: float
+    #: Operations a second of all generators together; None in a closed loop.
+    rate: float | None
+    poisson: bool
+    #: Operations under way at once in each generator of an open loop.
+    most_under_way: int
+    #: The shard of each slot, as runs: first slot, last slot, shard.
+    ranges: tuple[tuple[int, int, int], ...]
+    shards: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The client is connected; the generator's own part is so many seconds of processor time an operation."""
+
+    overhead: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """All is counted; processor time in seconds since the measured part began."""
+
+    cpu: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The generator could not do its work, in words."""
+
+    reason: str
+
+
+#: What a generator says.
+Message = Ready | Counts | Done | Failed
+
+
+def main(connection: Connection, plan: Plan, number: int) -> None:
+    """Runs in a process of its own; ends with its connection, whatever has become of who started it."""
+    # Ctrl-C reaches the whole group of processes; whoever started this one tells what is to be done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _Generator(connection, plan, number).run()
+    except (BrokenPipeError, EOFError, ConnectionResetError):
+        sys.exit(1)
+    except Exception as error:
+        connection.send(Failed(f"{type(error).__name__}: {error}"))
+
+
+class _Generator:
+    def __init__(self, connection: Connection, plan: Plan, number: int) -> None:
+        self._connection, self._plan, self._number = connection, plan, number
+        shard_of_slot = np.full(16384, plan.shards)
+        for first, last, shard in plan.ranges:
+            shard_of_slot[first : last + 1] = shard
+        self._shard_of_slot = shard_of_slot
+        self._feeds: list[Feed] = []
+
+    def run(self) -> None:
+        # What is there by now stays: to look through it again and again is not the load's part.
+        gc.collect()
+        gc.freeze()
+        if self._plan.threads:
+            self._run_threads()
+        elif self._plan.loop == "uvloop":
+            import uvloop
+
+            uvloop.run(self._run_tasks())
+        else:
+            asyncio.run(self._run_tasks())
+
+    # -- the parts that threads and tasks share --------------------------------------------------------------------
+
+    def _stream(self, calls: dict[str, Any], caller: int = 0) -> Stream:
+        plan = self._plan
+        streams = plan.processes * (plan.callers if plan.threads else 1)
+        first = self._number * (plan.callers if plan.threads else 1)
+        return Stream(
+            plan.workload,
+            calls,
+            self._shard_of_slot,
+            plan.shards,
+            seed=plan.seed,
+            number=first + caller,
+            streams=streams,
+        )
+
+    def _begin(self, overhead: float) -> tuple[float, Span, Tally]:
+        """Says that all is there, and waits for the moment at which the measured part begins."""
+        self._connection.send(Ready(overhead))
+        zero: float = self._connection.recv()
+        plan = self._plan
+        span = Span(zero - plan.warmup - plan.ramp, zero + plan.duration, plan.ramp)
+        writes = [KINDS[kind].writes for kind in plan.workload.mix]
+        return zero, span, Tally(len(writes), plan.shards, writes, zero, plan.duration)
+
+    def _arrivals(self, span: Span, caller: int = 0) -> Callable[[int], list[float]] | None:
+        plan = self._plan
+        if plan.rate is None:
+            return None
+        generators = plan.processes * (plan.callers if plan.threads else 1)
+        number = self._number * (plan.callers if plan.threads else 1) + caller
+        rng = np.random.default_rng([plan.seed, number, 1])
+        return Arrivals(plan.rate / generators, span, rng, poisson=plan.poisson, offset=number / generators)
+
+    def _stop(self) -> None:
+        for feed in self._feeds:
+            feed.stop()
+
+    def _listen(self) -> None:
+        """The only thing that is said during the run is to stop, and the end of the connection says so too."""
+        with suppress(EOFError, OSError):
+            self._connection.recv()
+        self._stop()
+
+    # -- tasks -----------------------------------------------------------------------------------------------------
+
+    async def _run_tasks(self) -> None:
+        plan = self._plan
+        async with clients.ASYNCIO[plan.client](plan.url) as client:
+            calls = calls_of(client, awaited)
+            overhead = await self._measure_tasks()
+            zero, span, tally = self._begin(overhead)
+            feed = Feed(self._stream(calls), tally, self._arrivals(span))
+            self._feeds.append(feed)
+            threading.Thread(target=self._listen, daemon=True).start()
+            telling = asyncio.create_task(self._tell(feed, tally))
+            cpu = asyncio.get_running_loop().call_later(max(0.0, zero - clock()), self._note_cpu)
+            try:
+                if plan.rate is None:
+                    await closed(feed, plan.callers, span)
+                else:
+                    await opened(feed, plan.most_under_way, span)
+            finally:
+                cpu.cancel()
+                telling.cancel()
+            feed.count()
+            self._connection.send(tally.finish(clock()))
+            self._connection.send(Done(time.process_time() - self._cpu))
+
+    async def _tell(self, feed: Feed, tally: Tally) -> None:
+        while True:
+            await asyncio.sleep(_EVERY)
+            feed.count()
+            self._connection.send(tally.take(clock()))
+
+    _cpu = 0.0
+
+    def _note_cpu(self) -> None:
+        self._cpu = time.process_time()
+
+    async def _measure_tasks(self) -> float:
+        """The generator's own part: the same loop with calls that do nothing."""
+
+        async def nothing(*arguments: Any) -> None:
+            return None
+
+        feed, tally = self._idle_feed(nothing)
+        began = time.process_time()
+        await closed(feed, 1, Span(clock(), clock() + 60))
+        feed.count()
+        tally.take(clock())
+        return (time.process_time() - began) / _IDLE_OPERATIONS
+
+    def _idle_feed(self, nothing: Callable[..., Any]) -> tuple[Feed, Tally]:
+        kinds = len(self._plan.workload.mix)
+        tally = Tally(kinds, self._plan.shards, [False] * kinds, clock(), 60)
+        stream = self._stream(dict.fromkeys([*KINDS, "setex", "pipeline"], nothing))
+        return Feed(stream, tally, most=_IDLE_OPERATIONS), tally
+
+    # -- threads ---------------------------------------------------------------------------------------------------
+
+    def _run_threads(self) -> None:
+        plan = self._plan
+        with ExitStack() as stack:
+            client = stack.enter_context(clients.SYNC[plan.client](plan.url))
+            calls = calls_of(client, blocking)
+            overhead = self._measure_threads()
+            zero, span, tally = self._begin(overhead)
+            self._feeds = [
+                Feed(self._stream(calls, caller), due=self._arrivals(span, caller))
+                for caller in range(plan.callers)
+            ]
+            threading.Thread(target=self._listen, daemon=True).start()
+            callers = Callers(self._feeds, span, open_loop=plan.rate is not None)
+            callers.start()
+            told = clock()
+            while callers.busy and clock() < span.end:
+                if not self._cpu and clock() >= zero:
+                    self._note_cpu()
+                time.sleep(min(_EVERY / 2, max(0.0, span.end - clock())))
+                callers.count(tally)
+                if clock() - told >= _EVERY:
+                    told = clock()
+                    self._connection.send(tally.take(told))
+            callers.join()
+            callers.count(tally)
+            self._connection.send(tally.finish(clock()))
+            self._connection.send(Done(time.process_time() - self._cpu))
+
+    def _measure_threads(self) -> float:
+        def nothing(*arguments: Any) -> None:
+            return None
+
+        feed, tally = self._idle_feed(nothing)
+        began = time.process_time()
+        callers = Callers([feed], Span(clock(), clock() + 60), open_loop=False)
+        callers.start()
+        callers.join()
+        feed.count()
+        tally.take(clock())
+        return (time.process_time() - began) / _IDLE_OPERATIONS
