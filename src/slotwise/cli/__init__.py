@@ -16,6 +16,10 @@ COMMANDS = {
     "demo": ("slotwise.cli.demo", "Show the client at work on real data, beside redis-py."),
     "local": ("slotwise.cli.local", "Start, show and end a cluster on this machine."),
     "status": ("slotwise.cli.status", "Show the nodes and the health of any cluster."),
+    "load-test": (
+        "slotwise.cli.load_test",
+        "Show what a cluster takes, how fast it answers, what a fault costs.",
+    ),
 }
 
 

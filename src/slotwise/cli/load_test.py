@@ -1,0 +1,425 @@
+"""`slotwise load-test`: how much a cluster takes, how fast it answers, and what a fault costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from redis.connection import parse_url
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from slotwise.cli._output import complain
+from slotwise.loadtest import PRESETS, Fault, LoadTestError, Options, Result, Workload, read, run
+from slotwise.loadtest import Progress as RunProgress
+from slotwise.loadtest.clients import ASYNCIO, UnsuitableClientError
+from slotwise.loadtest.data import WrongDataError
+from slotwise.loadtest.expect import parse as parse_wishes
+from slotwise.loadtest.faults import KINDS as FAULT_KINDS
+from slotwise.loadtest.report.html import write_html
+from slotwise.loadtest.report.table import print_comparison, print_result
+from slotwise.loadtest.search import Step, search
+from slotwise.loadtest.units import number_of, seconds_of
+from slotwise.loadtest.workload import KINDS, mix
+from slotwise.local import LocalCluster
+from slotwise.testing import Chaos
+
+EXPECTATION_MISSED = 1
+INTERRUPTED = 130
+
+app = typer.Typer(add_completion=False)
+
+_LOAD, _WORK, _TEST, _OUTPUT = "How much", "What", "Where", "What comes of it"
+
+
+def _time(text: str) -> float:
+    return seconds_of(text)
+
+
+def _number(text: str) -> float:
+    return number_of(text)
+
+
+@app.command()
+def load_test(
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Any node of the cluster: redis://[user:password@]host:port. Without it a local one is started.",
+            rich_help_panel=_TEST,
+        ),
+    ] = None,
+    client: Annotated[
+        str, typer.Option(help=f"Who is driven: {', '.join(ASYNCIO)}.", rich_help_panel=_TEST)
+    ] = "slotwise",
+    primaries: Annotated[int, typer.Option(min=1, help="Of the local cluster.", rich_help_panel=_TEST)] = 3,
+    replicas: Annotated[
+        int, typer.Option(min=0, help="Of each primary of the local cluster.", rich_help_panel=_TEST)
+    ] = 1,
+    node_timeout: Annotated[
+        float,
+        typer.Option(
+            parser=_time,
+            metavar="TIME",
+            help="cluster-node-timeout of the local cluster.",
+            rich_help_panel=_TEST,
+        ),
+    ] = "2s",  # type: ignore[assignment]
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND[=AMOUNT]@AT[:FOR]",
+            help=f"In the local cluster, such as kill-primary@10s or slow=20ms@5s:10s; any number of them. "
+            f"{'; '.join(f'{name}: {kind.help}' for name, kind in FAULT_KINDS.items())}.",
+            rich_help_panel=_TEST,
+        ),
+    ] = None,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help=f"{'; '.join(f'{name}: {preset.help}' for name, preset in PRESETS.items())}.",
+            rich_help_panel=_WORK,
+        ),
+    ] = "read-heavy",
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=SHARE,...",
+            help=f"In place of the preset's. {'; '.join(f'{name}: {kind.help}' for name, kind in KINDS.items())}.",
+            rich_help_panel=_WORK,
+        ),
+    ] = None,
+    keys: Annotated[
+        float | None,
+        typer.Option(parser=_number, metavar="N", help="How many different keys.", rich_help_panel=_WORK),
+    ] = None,
+    distribution: Annotated[
+        str | None,
+        typer.Option(
+            help="uniform, zipf[:THETA], latest[:THETA], hot:SHARE_OF_KEYS:SHARE_OF_TRAFFIC.",
+            rich_help_panel=_WORK,
+        ),
+    ] = None,
+    value_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Bytes: 100, 10-1000, lognormal:MEDIAN:SIGMA, or file:PATH for the lines of a file.",
+            rich_help_panel=_WORK,
+        ),
+    ] = None,
+    ttl: Annotated[
+        float | None,
+        typer.Option(
+            parser=_time, metavar="TIME", help="Of what is written; 0 for none.", rich_help_panel=_WORK
+        ),
+    ] = None,
+    pipeline: Annotated[
+        int | None,
+        typer.Option(help="Commands in a pipeline, which is one operation.", rich_help_panel=_WORK),
+    ] = None,
+    mget_keys: Annotated[int | None, typer.Option(help="Keys in an mget.", rich_help_panel=_WORK)] = None,
+    prefix: Annotated[str | None, typer.Option(help="Of all keys.", rich_help_panel=_WORK)] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the keys where they are.", rich_help_panel=_WORK)
+    ] = False,
+    tasks: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tasks under asyncio, in each process; 50 unless --threads.", rich_help_panel=_LOAD
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads in each process, in place of tasks.", rich_help_panel=_LOAD),
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, rich_help_panel=_LOAD)] = 1,
+    loop: Annotated[
+        str | None,
+        typer.Option(help="uvloop (if it is installed) or asyncio.", rich_help_panel=_LOAD),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            parser=_number,
+            metavar="N",
+            help="Operations a second, due whatever has become of the earlier ones (open loop); latencies count from "
+            "then. Without it each task or thread waits for its reply (closed loop).",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
+    arrivals: Annotated[
+        str, typer.Option(help="Of an open loop: constant or poisson.", rich_help_panel=_LOAD)
+    ] = "constant",
+    max_under_way: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Operations under way at once, per process of an open loop.", rich_help_panel=_LOAD
+        ),
+    ] = 10_000,
+    duration: Annotated[
+        float, typer.Option(parser=_time, metavar="TIME", help="What is measured.", rich_help_panel=_LOAD)
+    ] = "10s",  # type: ignore[assignment]
+    warmup: Annotated[
+        float, typer.Option(parser=_time, metavar="TIME", help="Before that.", rich_help_panel=_LOAD)
+    ] = "2s",  # type: ignore[assignment]
+    ramp: Annotated[
+        float,
+        typer.Option(
+            parser=_time,
+            metavar="TIME",
+            help="Before that, with more and more callers or a growing rate.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = "0s",  # type: ignore[assignment]
+    p99: Annotated[
+        float | None,
+        typer.Option(
+            parser=_time,
+            metavar="TIME",
+            help="Search for the highest rate at which the p99 is not longer than this. --rate is where it begins.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of all that is drawn at random.", rich_help_panel=_LOAD)
+    ] = 1,
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=BOUND,...",
+            help="Exit code 1 if missed: ops=100000,p50=1ms,p90,p99,p99.9,max,errors=0,imbalance=1.2,recovery=4s.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the result as JSON, for --compare.", dir_okay=False, rich_help_panel=_OUTPUT
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a report with plots.", dir_okay=False, rich_help_panel=_OUTPUT)
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="A.json B.json",
+            help="Nothing is run: two saved results beside one another; with --html in the same plots.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, for programs.", rich_help_panel=_OUTPUT)
+    ] = False,
+) -> None:
+    """Put a cluster under load, and show what it takes and what callers notice.
+
+    On a cluster of its own on this machine, or on that of --url: there it
+    stores keys that begin with --prefix, and deletes them at the end.
+
+    Exit code 0 if all of --expect is met, 1 if something is missed or the run
+    failed, 2 for wrong options, 130 after Ctrl-C.
+    """
+    settings = {name: _plain(value) for name, value in locals().items() if name not in ("as_json",)}
+    console = Console(stderr=as_json, highlight=False)
+    if compare is not None:
+        _show_comparison(console, [read(path) for path in compare], html, as_json)
+        return
+    try:
+        options = Options(
+            url=url or "",
+            workload=_workload(preset, mix, keys, distribution, value_size, ttl, pipeline, mget_keys, prefix),
+            client=client,
+            callers=threads or tasks or 50,
+            threads=threads is not None,
+            processes=processes,
+            loop=_loop(loop),
+            rate=rate,
+            poisson=_is_poisson(arrivals),
+            most_under_way=max_under_way,
+            duration=duration,
+            warmup=warmup,
+            ramp=ramp,
+            seed=seed,
+            keep=keep,
+            faults=[Fault.parse(text) for text in fault or ()],
+            expectations=parse_wishes(expect) if expect is not None else [],
+            command=_command(),
+            settings=settings,
+        )
+        _check_together(options, url=url, tasks=tasks, p99=p99)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from None
+    try:
+        with ExitStack() as stack:
+            chaos = None
+            if url is None:
+                chaos = stack.enter_context(_local(options, primaries, replicas, node_timeout, console))
+                options = dataclasses.replace(options, url=chaos.url)
+            result = _run(console, options, chaos, p99)
+    except KeyboardInterrupt:
+        complain("interrupted: nothing is left of the run")
+        raise typer.Exit(INTERRUPTED) from None
+    except (LoadTestError, UnsuitableClientError, WrongDataError) as error:
+        complain(str(error))
+        raise typer.Exit(1) from None
+    _show(console, result, save, html, as_json)
+    if not result.met:
+        raise typer.Exit(EXPECTATION_MISSED)
+
+
+def _workload(preset: str, mix_text: str | None, keys: float | None, *rest: Any) -> Workload:
+    if preset not in PRESETS:
+        raise ValueError(f"no preset {preset!r}: there are {', '.join(PRESETS)}")
+    names = ("distribution", "value_size", "ttl", "pipeline", "mget_keys", "prefix")
+    changes: dict[str, Any] = {
+        name: value for name, value in zip(names, rest, strict=True) if value is not None
+    }
+    if mix_text is not None:
+        changes["mix"] = mix(mix_text)
+    if keys is not None:
+        changes["keys"] = int(keys)
+    if "ttl" in changes:
+        changes["ttl"] = int(changes["ttl"])
+    return dataclasses.replace(PRESETS[preset].workload, **changes)
+
+
+def _loop(wanted: str | None) -> str:
+    installed = find_spec("uvloop") is not None
+    if wanted is None:
+        return "uvloop" if installed else "asyncio"
+    if wanted not in ("uvloop", "asyncio"):
+        raise ValueError(f"no loop {wanted!r}: uvloop or asyncio")
+    if wanted == "uvloop" and not installed:
+        raise ValueError("uvloop is not installed: pip install uvloop, or --loop asyncio")
+    return wanted
+
+
+def _is_poisson(arrivals: str) -> bool:
+    if arrivals not in ("constant", "poisson"):
+        raise ValueError(f"no arrivals {arrivals!r}: constant or poisson")
+    return arrivals == "poisson"
+
+
+def _check_together(options: Options, *, url: str | None, tasks: int | None, p99: float | None) -> None:
+    if options.threads and tasks is not None:
+        raise ValueError("either --tasks or --threads")
+    if url is not None:
+        parse_url(url)
+        if options.faults:
+            raise ValueError("faults are for a local cluster: leave out --url")
+    if p99 is not None and (options.faults or options.ramp):
+        raise ValueError("a search for the highest rate goes without --fault and --ramp")
+    if options.poisson and options.rate is None and p99 is None:
+        raise ValueError("poisson arrivals need a --rate")
+
+
+def _command() -> list[str]:
+    """As it was typed, without what a URL may have of passwords."""
+    return ["slotwise", *(_without_password(argument) for argument in sys.argv[1:])]
+
+
+def _without_password(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if not separator or "@" not in rest:
+        return text
+    return f"{scheme}://***@{rest.rpartition('@')[2]}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return _without_password(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+@contextmanager
+def _local(
+    options: Options, primaries: int, replicas: int, node_timeout: float, console: Console
+) -> Iterator[Chaos]:
+    # Relays cost each command something, so there are none unless a fault needs them.
+    proxied = any(FAULT_KINDS[fault.kind].proxied for fault in options.faults)
+    elects = any(FAULT_KINDS[fault.kind].elects or fault.kind == "failover" for fault in options.faults)
+    if elects and (primaries < 3 or replicas < 1):
+        raise LoadTestError(
+            "a replica takes over where there are 3 primaries and a replica of each, at least"
+        )
+    with LocalCluster(primaries, replicas, node_timeout_ms=round(node_timeout * 1000)) as cluster:
+        console.print(
+            f"Started a cluster of {primaries} primaries with {replicas} replica(s) each on this machine.",
+            soft_wrap=True,
+        )
+        with Chaos(cluster, proxied=proxied) as chaos:
+            yield chaos
+
+
+def _run(console: Console, options: Options, chaos: Chaos | None, p99: float | None) -> Result:
+    say: Callable[[str], object] = lambda text: console.print(text, soft_wrap=True)  # noqa: E731
+    with _bar(console) as follow:
+        if p99 is None:
+            return run(options, chaos=chaos, say=say, progress=follow)
+
+        def tell(step: Step) -> None:
+            verdict = "met" if step.met else "missed"
+            say(f"{step.rate:>12,.0f}/s: {step.reached:,.0f}/s reached, p99 {step.p99:.2f} ms, {verdict}.")
+
+        return search(options, p99 * 1e3, chaos=chaos, say=say, progress=follow, after=tell)
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[Callable[[RunProgress], None]]:
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task("Starting", total=1.0, figures="")
+
+    def follow(now: RunProgress) -> None:
+        if now.at < 0:
+            bar.update(task, description="Warming up", completed=0)
+            return
+        figures = f"{now.rate:,.0f}/s"
+        if now.p50 is not None and now.p99 is not None:
+            figures += f", p50 {now.p50:.2f} ms, p99 {now.p99:.2f} ms"
+        if now.errors:
+            figures += f", {now.errors:,} errors"
+        bar.update(task, description="Measuring", total=now.seconds, completed=now.at, figures=figures)
+
+    with bar:
+        yield follow
+
+
+def _show(console: Console, result: Result, save: Path | None, html: Path | None, as_json: bool) -> None:
+    if save is not None:
+        save.write_text(result.to_json() + "\n", encoding="utf-8")
+    if html is not None:
+        write_html(html, [result])
+    if as_json:
+        print(result.to_json())
+    else:
+        print_result(console, result)
+    for path in filter(None, (save, html)):
+        console.print(f"Wrote {shlex.quote(str(path))}.", soft_wrap=True)
+
+
+def _show_comparison(console: Console, results: list[Result], html: Path | None, as_json: bool) -> None:
+    if html is not None:
+        write_html(html, results)
+        console.print(f"Wrote {shlex.quote(str(html))}.", soft_wrap=True)
+    if as_json:
+        print(json.dumps([json.loads(result.to_json()) for result in results], indent=1))
+    else:
+        print_comparison(console, results)
