@@ -24,7 +24,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.failures import fleet
-from benchmarks.failures.faults import FAULTS, Fault
+from benchmarks.failures.faults import FAULTS, Fault, Hit
 from benchmarks.failures.fleet import Refreshes
 from benchmarks.failures.load import CLIENTS, SHARDS_FIRST
 from slotwise.loadtest.machine import describe
@@ -93,8 +93,7 @@ def run(fault: Fault, client: str, node_timeout: float) -> Outcome:
             totals = {name: int(seen[name]) for name in ("twice", "lost", "mixed_up")}
     before = calls[(calls["began"] >= began - BEFORE) & (calls["began"] < began)]
     during = calls[(calls["began"] + calls["took"] >= began) & (calls["began"] < ended)]
-    here = (during["slot"] >= hit.start) & (during["slot"] < hit.stop)
-    there = (before["slot"] < hit.start) | (before["slot"] >= hit.stop)
+    here = among(during, hit)
     return Outcome(
         fault=fault.name,
         client=client,
@@ -104,7 +103,7 @@ def run(fault: Fault, client: str, node_timeout: float) -> Outcome:
         kinds=kinds,
         silence=max(silence(calls, began, ended) for calls in by_shard(during[here])),
         election=elected.result() if elected is not None else None,
-        before=p99(before[there]),
+        before=p99(before[~among(before, hit)]),
         during=p99(during[~here]),
         topology_calls=asked,
         seconds=ended - began,
@@ -126,6 +125,11 @@ def election(cluster: LocalCluster, began: float) -> float:
             raise RuntimeError("no replica has taken over")
         time.sleep(0.02)
     return time.monotonic() - began
+
+
+def among(calls: Any, hit: Hit) -> Any:
+    """Which calls went to slots that were hit."""
+    return numpy.any([(calls["slot"] >= part.start) & (calls["slot"] < part.stop) for part in hit], axis=0)
 
 
 def by_shard(calls: Any) -> list[Any]:
@@ -212,6 +216,8 @@ def page(outcomes: Sequence[Outcome], fleets: Mapping[str, Refreshes], machine: 
         "  and not answered; redis-py sends it once more.",
         "- **longest silence**: without an answer from one of the shards that were hit, and how long the servers took to make a",
         "  replica the primary, where they had to find that out: no client can be faster.",
+        "- **other shards**: those that the fault has nothing to do with; a reshard hits the one that gives slots away and the",
+        "  one that takes them.",
         "- **applied twice**: INCRs that were executed once more than they were called, as the replies tell.",
         "- **CLUSTER calls**: CLUSTER SHARDS and CLUSTER SLOTS that the servers have counted.",
         "- **promises**: no silence longer than the node time-out and 2 s; p99 of the other shards at most 1.5 times what it",
