@@ -20,9 +20,7 @@ def values(text: str, rng: np.random.Generator) -> list[bytes]:
     Random bytes, so no compression flatters them. Raises ValueError that says what is allowed, OSError for the file.
     """
     if text.startswith("file:"):
-        lines = [line for line in Path(text[5:]).read_bytes().splitlines() if line]
-        if not lines:
-            raise ValueError(f"{text[5:]} has no lines to take values from")
+        lines = _lines(text[5:])
         chosen = [lines[i] for i in rng.permutation(len(lines))[:_VALUES]]
         return chosen
     sizes = _sizes(text, rng)
@@ -30,6 +28,21 @@ def values(text: str, rng: np.random.Generator) -> list[bytes]:
     # Fewer of them when they are large.
     sizes = sizes[: max(1, int(np.searchsorted(total, _MOST_BYTES)))]
     return [rng.bytes(size) for size in sizes.tolist()]
+
+
+def check(text: str) -> None:
+    """Raises what `values` would raise."""
+    if text.startswith("file:"):
+        _lines(text[5:])
+    else:
+        _sizes(text, np.random.default_rng(0))
+
+
+def _lines(path: str) -> list[bytes]:
+    lines = [line for line in Path(path).read_bytes().splitlines() if line]
+    if not lines:
+        raise ValueError(f"{path} has no lines to take values from")
+    return lines
 
 
 def _sizes(text: str, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -41,8 +54,8 @@ def _sizes(text: str, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dty
                 drawn = rng.lognormal(np.log(median), sigma, _VALUES)
                 return np.clip(drawn, 1, MOST_VALUE_BYTES).astype(np.int64)
         elif not numbers:
-            first, _, last = text.partition("-")
-            smallest, largest = int(first), int(last or first)
+            first, dash, last = text.partition("-")
+            smallest, largest = int(first), int(last if dash else first)
             if 0 <= smallest <= largest <= MOST_VALUE_BYTES:
                 return rng.integers(smallest, largest + 1, _VALUES)
     except ValueError:

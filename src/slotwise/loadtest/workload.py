@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from math import isfinite
 
-from slotwise.loadtest.keys import MOST_KEYS, PREFIX
+from slotwise.loadtest import values
+from slotwise.loadtest.keys import MOST_KEYS, PREFIX, distribution
 
 MOST_COMMANDS = 100_000
 
@@ -53,7 +55,7 @@ KINDS: Mapping[str, Kind] = {
 class Workload:
     """The whole description of a load; it goes to the generators and into the result.
 
-    Raises ValueError for what cannot be run, with the way out.
+    Raises ValueError for what cannot be run, with the way out; OSError for a file of values.
     """
 
     #: Shares of the operations by kind; they need not add up to anything.
@@ -76,7 +78,7 @@ class Workload:
         unknown = [kind for kind in self.mix if kind not in KINDS]
         if unknown or not self.mix:
             raise ValueError(f"no operation {', '.join(unknown) or 'at all'}: there are {', '.join(KINDS)}")
-        if any(not share > 0 for share in self.mix.values()):
+        if any(not share > 0 or not isfinite(share) for share in self.mix.values()):
             raise ValueError("the share of an operation is a number above 0; leave out what is not wanted")
         if not 1 <= self.keys <= MOST_KEYS:
             raise ValueError(f"the number of keys is 1 to {MOST_KEYS:,}")
@@ -91,6 +93,8 @@ class Workload:
                 raise ValueError(f"{', '.join(composed)} cannot be part of a pipeline: --pipeline 1")
         if "cached" in self.mix and not self.ttl:
             raise ValueError("a cache lets its entries expire: --ttl SECONDS")
+        distribution(self.distribution, 1, 0)
+        values.check(self.value_size)
         if not self.prefix:
             raise ValueError("keys need a prefix, by which they are known and deleted afterwards")
 
@@ -102,9 +106,11 @@ class Workload:
 
 def mix(text: str) -> dict[str, float]:
     """``get=90,set=10``. Raises ValueError that says what is allowed."""
-    found = {}
+    found: dict[str, float] = {}
     for part in text.split(","):
         name, _, share = part.strip().partition("=")
+        if name in found:
+            raise ValueError(f"{name} has two shares of the operations: leave out one")
         try:
             found[name] = float(share)
         except ValueError:
