@@ -58,7 +58,7 @@ def parts(
 
 
 def timeline(totals: Totals, shards: int, seconds: int) -> list[Second]:
-    """One entry for each whole second."""
+    """One entry for each second; the last one may be shorter."""
     errors: dict[tuple[int, int], Counter[str]] = {}
     for (tick, _kind, shard, name, _unknown), times in totals.errors.items():
         errors.setdefault((tick // _TICKS, shard), Counter())[name] += times
@@ -107,7 +107,9 @@ def fault_report(totals: Totals, struck: Struck, shards: int, seconds: float) ->
     }
     unknown = sum(times for key, times in within.items() if key[4])
     first = min((key[0] / _TICKS for key in within), default=None)
-    others = [shard for shard in range(shards + 1) if shard not in hit]
+    # The last shard takes the slots in, and has as much to do as the one that gives them away.
+    busy = {*hit, shards - 1} if struck.fault.kind == "reshard" else {*hit}
+    others = [shard for shard in range(shards + 1) if shard not in busy]
     began, ended = int(struck.began), min(ceil(until), int(seconds))
     stayed_silent = longest is not None and answered_at >= seconds
     return FaultReport(

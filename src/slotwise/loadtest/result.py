@@ -110,7 +110,8 @@ class FaultReport:
     #: Those of them that are writes of unknown outcome, and those that surely did not take place.
     unknown: int
     lost: int
-    #: p99 in milliseconds of the other shards: before the fault, and while it was there.
+    #: p99 in milliseconds of the other shards, of which a reshard's target is none: before the fault, and while it was
+    #: there.
     others_p99_before: float | None
     others_p99_during: float | None
 
@@ -212,6 +213,8 @@ def _result(found: dict[str, Any]) -> Result:
         FaultReport(**{**fault, "silence": Silence(**fault["silence"]) if fault["silence"] else None})
         for fault in found["faults"]
     ]
+    if found["imbalance"] is None:
+        found["imbalance"] = float("nan")
     found["expectations"] = [Expectation(**expectation) for expectation in found["expectations"]]
     return Result(**found)
 

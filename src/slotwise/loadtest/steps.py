@@ -1,6 +1,6 @@
 """Operations of several commands, written once for threads and for asyncio.
 
-Each is a generator: it yields a call and its arguments, and is sent the reply.
+Each is a generator: it yields a call and its arguments, and is sent the reply or thrown what the call has raised.
 """
 
 from __future__ import annotations
@@ -19,15 +19,32 @@ def index_of(prefix: str, number: int) -> str:
     return f"{prefix}i:{number // INDEXED:07}"
 
 
+class _Reading:
+    """What fails within has written nothing, whatever the exception says of its outcome."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None:
+            error.only_read = True  # type: ignore[attr-defined]
+
+
+_READING = _Reading()
+
+
 def cached(client: Any, key: str, value: bytes, ttl: int) -> Steps:
     """Cache-aside: the value that is there, else a new one is stored."""
-    if (yield client.get, (key,)) is None:
+    with _READING:
+        found = yield client.get, (key,)
+    if found is None:
         yield client.setex, (key, value, ttl)
 
 
 def rmw(client: Any, key: str, fields: Mapping[str, bytes]) -> Steps:
     """YCSB's read-modify-write: reads a record, writes one of its fields."""
-    yield client.hgetall, (key,)
+    with _READING:
+        yield client.hgetall, (key,)
     yield client.hset, (key, fields)
 
 
@@ -55,7 +72,11 @@ def blocking(steps: Callable[..., Steps], client: Any) -> Callable[..., None]:
         try:
             step, of = next(going)
             while True:
-                step, of = going.send(step(*of))
+                try:
+                    reply = step(*of)
+                except Exception as error:
+                    going.throw(error)
+                step, of = going.send(reply)
         except StopIteration:
             return
 
@@ -70,7 +91,11 @@ def awaited(steps: Callable[..., Steps], client: Any) -> Callable[..., Any]:
         try:
             step, of = next(going)
             while True:
-                step, of = going.send(await step(*of))
+                try:
+                    reply = await step(*of)
+                except Exception as error:
+                    going.throw(error)
+                step, of = going.send(reply)
         except StopIteration:
             return
 
