@@ -6,13 +6,16 @@ import os
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from redis.exceptions import RedisError
+
 from slotwise.loadtest.generator import clock
 from slotwise.loadtest.units import seconds_of
+from slotwise.local.errors import LocalError
 
 if TYPE_CHECKING:
     from slotwise.local import LocalNode
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 # Seconds between two looks whether a replica has taken over, and after which nobody looks any more.
 _POLL = 0.02
 _ELECTED_WITHIN = 60.0
+SLOTS = 16384
 
 
 @dataclass(frozen=True)
@@ -108,13 +112,34 @@ class Struck:
     failure: str | None = None
 
 
-class Driver:
-    """Strikes at the times that the faults name; a thread that gives way to the load."""
+def check(faults: Sequence[Fault], primaries: int, replicas: int) -> None:
+    """Raises ValueError for what cannot come about in a cluster of ``primaries`` with so many ``replicas`` each."""
+    names = {fault.kind for fault in faults}
+    if names & {name for name, kind in KINDS.items() if kind.elects or name == "failover"} and (
+        primaries < 3 or replicas < 1
+    ):
+        raise ValueError("a replica takes over where there are 3 primaries and a replica of each, at least")
+    moving = sum(int(fault.amount or 0) for fault in faults if fault.kind == "reshard")
+    if moving and primaries < 2:
+        raise ValueError("slots move where there is another primary: --primaries 2 or more")
+    if moving >= SLOTS // primaries:
+        raise ValueError(
+            f"{moving:,} slots are all that the first of {primaries} primaries has, or more: reshard=NUMBER with less"
+        )
 
-    def __init__(self, faults: Sequence[Fault], chaos: Chaos, first_slots: Sequence[int]) -> None:
+
+class Driver:
+    """Strikes at the times that the faults name; threads that give way to the load.
+
+    The shard with ``slots`` is hit, the first of all. Slots move to the node of the slot ``elsewhere``.
+    """
+
+    def __init__(self, faults: Sequence[Fault], chaos: Chaos, slots: Sequence[int], elsewhere: int) -> None:
         self._faults = sorted(faults, key=lambda fault: fault.at)
         self._chaos = chaos
-        self._first_slots = first_slots
+        # Moves take the first ones of those that are left; so the last one tells where the shard is.
+        self._slots, self._moved, self._elsewhere = slots, 0, elsewhere
+        self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         self.struck: list[Struck] = []
@@ -127,11 +152,12 @@ class Driver:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
-        """Waits for what is under way, and begins nothing more."""
+    def stop(self, *, wait: bool = True) -> None:
+        """Begins nothing more. ``wait`` for what is under way, which ends as soon as it can be ended."""
         self._stopped.set()
         for thread in self._threads:
-            thread.join()
+            if wait:
+                thread.join()
         self.struck.sort(key=lambda struck: struck.began)
 
     def _strike(self, fault: Fault, zero: float) -> None:
@@ -140,13 +166,13 @@ class Driver:
         if sys.platform == "linux":
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         kind = KINDS[fault.kind]
-        shard = None if kind.everywhere else 0
-        began = clock() - zero
-        elected, failure = None, None
+        began, elected, failure = clock() - zero, None, None
         try:
-            end, replicas = self._begin(fault), self._chaos.replicas if kind.elects else []
-            watch = threading.Thread(target=lambda: found.append(self._election(replicas)), daemon=True)
-            found: list[float | None] = []
+            begin, end, replicas = self._plan(fault)
+            began = clock() - zero
+            begin()
+            found: list[float] = []
+            watch = threading.Thread(target=self._election, args=(replicas, found), daemon=True)
             if kind.elects:
                 watch.start()
             if end is not None and fault.lasts is not None:
@@ -155,42 +181,46 @@ class Driver:
             ended = clock() - zero
             if kind.elects:
                 watch.join()
-                elected = None if found[0] is None else found[0] - zero - began
+                elected = found[0] - zero - began if found else None
         except Exception as error:
             failure, ended = f"{type(error).__name__}: {error}", clock() - zero
+        shard = None if kind.everywhere else 0
         self.struck.append(Struck(fault, began, ended, shard, elected, failure))
 
-    def _begin(self, fault: Fault) -> Callable[[], object] | None:
-        """Lets a fault come about; what ends it."""
+    def _plan(
+        self, fault: Fault
+    ) -> tuple[Callable[[], object], Callable[[], object] | None, Sequence[LocalNode]]:
+        """What lets a fault come about, what ends it, and who may take over."""
         chaos = self._chaos
         if fault.kind == "rolling-restart":
-            chaos.rolling_restart()
-            return None
-        node = chaos.cluster.owner_of(self._first_slots[0])
-        if fault.kind == "kill-primary":
-            chaos.kill(node)
-            return lambda: chaos.restart(node)
-        if fault.kind == "pause":
-            chaos.pause(node)
-            return lambda: chaos.resume(node)
+            return chaos.rolling_restart, None, ()
+        node = chaos.cluster.owner_of(self._slots[-1])
+        if fault.kind in ("kill-primary", "pause"):
+            replicas = chaos.replicas_of(node)
+            if fault.kind == "pause":
+                return lambda: chaos.pause(node), lambda: chaos.resume(node), replicas
+            return lambda: chaos.kill(node), lambda: chaos.restart(node), replicas
         if fault.kind == "failover":
-            chaos.failover(node)
-            return None
+            return lambda: chaos.failover(node), None, ()
         if fault.kind == "reshard":
-            to = chaos.cluster.owner_of(self._first_slots[-1])
-            first = self._first_slots[0]
-            chaos.move_slots(range(first, first + int(fault.amount or 0)), to)
-            return None
+            with self._lock:
+                first, self._moved = self._moved, self._moved + int(fault.amount or 0)
+            slots = self._slots[first : self._moved]
+            to = chaos.cluster.owner_of(self._elsewhere)
+            return lambda: chaos.move_slots(slots, to), None, ()
         if fault.kind == "partition":
-            chaos.partition(node)
-        else:
-            chaos.slow(node, fault.amount or 0)
-        return lambda: chaos.mend(node)
+            return lambda: chaos.partition(node), lambda: chaos.mend(node), ()
+        return lambda: chaos.slow(node, fault.amount or 0), lambda: chaos.mend(node), ()
 
-    def _election(self, replicas: Sequence[LocalNode]) -> float | None:
+    def _election(self, replicas: Sequence[LocalNode], found: list[float]) -> None:
+        """Adds to ``found`` when one of the replicas has become a primary."""
         deadline = clock() + _ELECTED_WITHIN
-        while clock() < deadline and not self._stopped.is_set():
-            if any(node.running and node.call("ROLE")[0] == "master" for node in replicas):
-                return clock()
-            time.sleep(_POLL)
-        return None
+        while clock() < deadline:
+            for node in replicas:
+                # Another fault may hit it at this moment.
+                with suppress(OSError, LocalError, RedisError):
+                    if node.running and node.call("ROLE")[0] == "master":
+                        found.append(clock())
+                        return
+            if self._stopped.wait(_POLL):
+                return

@@ -165,8 +165,8 @@ def _generate(
     )
     driver = None
     if chaos is not None and options.faults:
-        firsts = [min(first for first, _, of in ranges if of == shard) for shard in range(len(shards))]
-        driver = Driver(options.faults, chaos, firsts)
+        slots = [slot for first, last, of in ranges if of == 0 for slot in range(first, last + 1)]
+        driver = Driver(options.faults, chaos, slots, ranges[-1][0])
     generators = _Generators(plan)
     try:
         overhead = generators.wait_ready()

@@ -28,13 +28,14 @@ class Chaos:
     replication go through the relay, the nodes' gossip does not. So `partition`, `freeze` and `slow` are faults of the
     network between a node and everybody who uses it, at which no other node takes its place; a node that nobody hears
     any more is `pause`. Relays cost each command about a tenth of a millisecond; ``proxied=False`` does without, and
-    without those three. They need Redis 7 or a Valkey.
+    without those three. They need Redis 7 or a Valkey. ``heals=False`` leaves the cluster as it is at the end, because
+    it is going to be stopped.
 
     Methods return when the fault is there, `failover` and `move_slots` when the cluster has settled; they may be called
     from any thread, under asyncio by ``asyncio.to_thread``.
     """
 
-    def __init__(self, cluster: LocalCluster, *, proxied: bool = True) -> None:
+    def __init__(self, cluster: LocalCluster, *, proxied: bool = True, heals: bool = True) -> None:
         if proxied and not can_be_proxied(cluster.binary):
             raise ValueError(
                 f"{cluster.server_name} {cluster.server_version} cannot announce another port while it runs; "
@@ -43,6 +44,7 @@ class Chaos:
         #: The cluster, whose own addresses lead past the relays.
         self.cluster = cluster
         self._proxied = proxied
+        self._heals = heals
         self._relays: Relays | None = None
 
     @property
@@ -181,8 +183,9 @@ class Chaos:
         self, _type: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
     ) -> None:
         try:
-            self.heal()
-            if self._relays is not None:
+            if self._heals:
+                self.heal()
+            if self._heals and self._relays is not None:
                 self._announce({})
         finally:
             relays, self._relays = self._relays, None
