@@ -213,12 +213,17 @@ def _glide_configuration(api: Any, url: str) -> Any:
 
 
 def _plain(url: str, client: str) -> dict[str, Any]:
-    """What a URL says. Raises `UnsuitableClientError` for TLS, which each of these wants configured in its own way."""
+    """What a URL says. Raises `UnsuitableClientError` for TLS."""
+    _refuse_tls(url, client)
+    return {"host": "localhost", "port": 6379, **parse_url(url)}
+
+
+def _refuse_tls(url: str, client: str) -> None:
+    # Each of them wants it configured in its own way.
     if url.startswith("rediss:"):
         raise UnsuitableClientError(
             f"load-test drives {client} without TLS only: take slotwise or redis-py, or redis://"
         )
-    return {"host": "localhost", "port": 6379, **parse_url(url)}
 
 
 SYNC: Mapping[str, Callable[[str], AbstractContextManager[Any]]] = {
@@ -237,8 +242,8 @@ ASYNCIO: Mapping[str, Callable[[str], AbstractAsyncContextManager[Any]]] = {
 _PACKAGES = {"valkey-glide": ("glide_sync", "glide"), "coredis": ("coredis", "coredis")}
 
 
-def check(client: str, *, threads: bool) -> None:
-    """Raises `UnsuitableClientError` when a client cannot be used on threads, or under asyncio."""
+def check(client: str, *, threads: bool, url: str = "") -> None:
+    """Raises `UnsuitableClientError` when a client cannot be used on threads, or under asyncio, or for a URL."""
     from importlib.util import find_spec
 
     if client not in ASYNCIO:
@@ -249,3 +254,5 @@ def check(client: str, *, threads: bool) -> None:
     if find_spec(package) is None:
         name = "valkey-glide-sync" if package == "glide_sync" else client
         raise UnsuitableClientError(f"{client} is not installed: pip install {name}")
+    if client in _PACKAGES:
+        _refuse_tls(url, client)

@@ -30,6 +30,7 @@ _AWAKE = 0.002
 # Operations that the pacer begins before it lets the event loop read replies.
 _BURST = 32
 
+# All processes of a machine read the same one: CLOCK_MONOTONIC on Linux, mach_absolute_time on macOS.
 clock = time.perf_counter
 
 Unfinished = type(UNFINISHED, (Exception,), {"__doc__": "The run was over before the operation was."})
@@ -178,22 +179,30 @@ async def opened(feed: Feed, most: int, span: Span) -> None:
             running.add(task)
             task.add_done_callback(over)
 
-    await _end([asyncio.create_task(pace())], span)
-    await _end(list(running), Span(span.begin, clock()))
+    try:
+        await _end([asyncio.create_task(pace())], span)
+        await _end(list(running), Span(span.begin, clock()))
+    finally:
+        for task in running:
+            task.cancel()
     feed.give_up(begun)
 
 
 async def _end(tasks: list[asyncio.Task[None]], span: Span) -> None:
-    """Waits for tasks until the end and a while; cancels those that are not over then."""
+    """Waits for tasks until the end and a while; cancels those that are not over then, or when it is cancelled itself."""
     if not tasks:
         return
-    done, pending = await asyncio.wait(tasks, timeout=max(0.0, span.end - clock()) + GRACE)
-    for task in pending:
-        task.cancel()
-    if pending:
-        await asyncio.wait(pending)
-    for task in done:
-        task.result()
+    try:
+        await asyncio.wait(tasks, timeout=max(0.0, span.end - clock()) + GRACE)
+    finally:
+        pending = [task for task in tasks if not task.done()]
+        for task in pending:
+            task.cancel()
+        if pending:
+            await asyncio.wait(pending)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
 
 
 # -- threads ---------------------------------------------------------------------------------------------------------

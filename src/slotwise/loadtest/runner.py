@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
+from math import ceil
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
 from slotwise.loadtest import analysis, clients, data
@@ -63,13 +66,14 @@ class Options:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        clients.check(self.client, threads=self.threads)
+        clients.check(self.client, threads=self.threads, url=self.url)
         for name, number, least in (
             ("duration", self.duration, 1),
             ("warm-up", self.warmup, 0),
             ("ramp", self.ramp, 0),
             ("number of tasks or threads", self.callers, 1),
             ("number of processes", self.processes, 1),
+            ("number of operations under way", self.most_under_way, 1),
         ):
             if number < least:
                 raise ValueError(f"the {name} is {least} at least")
@@ -124,16 +128,22 @@ def run(
             outcome = _generate(options, shards, ranges, chaos, progress)
         finally:
             if not options.keep:
-                with suppress(Exception):
-                    data.delete(client, workload)
+                clean_up(client, workload, say)
     return _result(options, outcome, shards, server, machine, began)
+
+
+def clean_up(client: Any, workload: Workload, say: Callable[[str], object]) -> None:
+    """Deletes the keys of a load test; what a cluster that is not whole keeps is told, and fails nothing."""
+    try:
+        data.delete(client, workload)
+    except Exception as error:
+        say(f"Some keys that begin with {workload.prefix} are left: {type(error).__name__}: {error}")
 
 
 @dataclass
 class _Outcome:
     totals: Totals
     overhead: float
-    cpu: float
     driver: Driver | None
     seconds: float
 
@@ -168,36 +178,49 @@ def _generate(
         slots = [slot for first, last, of in ranges if of == 0 for slot in range(first, last + 1)]
         driver = Driver(options.faults, chaos, slots, ranges[-1][0])
     generators = _Generators(plan)
+    completed = False
     try:
+        generators.start()
         overhead = generators.wait_ready()
         zero = clock() + 0.2 + options.warmup + options.ramp
         generators.begin(zero)
         if driver is not None:
             driver.start(zero)
-        cpu = generators.follow(zero, progress)
+        generators.follow(zero, progress)
+        completed = True
     finally:
         if driver is not None:
-            driver.stop()
+            # Nobody waits for what a fault would still do to a run that came to nothing.
+            driver.stop(wait=completed)
         generators.end()
-    return _Outcome(generators.totals, overhead, cpu, driver, options.duration)
+    return _Outcome(generators.totals, overhead, driver, options.duration)
 
 
 class _Generators:
     """The processes, and what they have told."""
 
     def __init__(self, plan: Plan) -> None:
-        context = multiprocessing.get_context("spawn")
         self._plan = plan
         self.totals = Totals(len(plan.workload.mix), plan.shards, plan.processes)
         self._connections: list[Connection] = []
-        self._processes = []
-        for number in range(plan.processes):
+        self._processes: list[SpawnProcess] = []
+
+    def start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        # Its start would let SIGINT through again.
+        resource_tracker.ensure_running()
+        for number in range(self._plan.processes):
             ours, theirs = context.Pipe()
-            process = context.Process(target=main, args=(theirs, plan, number), daemon=True)
-            process.start()
-            theirs.close()
-            self._connections.append(ours)
-            self._processes.append(process)
+            process = context.Process(target=main, args=(theirs, self._plan, number), daemon=True)
+            # Ctrl-C reaches new processes before they can ignore it, and each would tell of it at length.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                process.start()
+                theirs.close()
+                self._connections.append(ours)
+                self._processes.append(process)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def wait_ready(self) -> float:
         """Waits for all clients to be connected; the mean of their own part in an operation, in seconds."""
@@ -215,11 +238,10 @@ class _Generators:
         for connection in self._connections:
             connection.send(zero)
 
-    def follow(self, zero: float, progress: Callable[[Progress], object]) -> float:
-        """Adds up what the generators tell, until all are done; their processor time in seconds."""
+    def follow(self, zero: float, progress: Callable[[Progress], object]) -> None:
+        """Adds up what the generators tell, until all are done."""
         left = {connection: number for number, connection in enumerate(self._connections)}
         end = zero + self._plan.duration
-        cpu = 0.0
         while left:
             for ready in wait(list(left), timeout=0.5):
                 assert isinstance(ready, Connection)
@@ -227,12 +249,10 @@ class _Generators:
                 if isinstance(message, Counts):
                     self.totals.add(left[ready], message)
                 elif isinstance(message, Done):
-                    cpu += message.cpu
                     del left[ready]
             progress(self._progress(clock() - zero))
             if clock() > end + GRACE + _ENDED_WITHIN:
                 raise LoadTestError(f"a generator with {self._plan.client} did not end")
-        return cpu
 
     def _progress(self, at: float) -> Progress:
         # The last second that all of them have told of.
@@ -307,7 +327,7 @@ def _result(
     return Result(
         began=began,
         command=list(options.command),
-        options=options.settings,
+        options=options.settings or _settings(options),
         client=options.client,
         machine=machine,
         server=server,
@@ -319,13 +339,23 @@ def _result(
         operations=operations,
         by_shard=by_shard,
         imbalance=imbalance,
-        seconds=analysis.timeline(totals, len(shards), int(seconds)),
+        seconds=analysis.timeline(totals, len(shards), ceil(seconds)),
         faults=faults,
         expectations=judge(options.expectations, total, imbalance, faults),
         overhead_us=outcome.overhead * 1e6,
         overhead_share=outcome.overhead / each,
         late_p99_ms=_late(late) if options.rate is not None else None,
     )
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    """All of the options but the URL, which may hold a password."""
+    left_out = ("url", "command", "settings")
+    found = {each.name: getattr(options, each.name) for each in fields(options) if each.name not in left_out}
+    found["workload"] = dict(vars(options.workload), mix=dict(options.workload.mix))
+    found["faults"] = [fault.name for fault in options.faults]
+    found["expectations"] = [f"{wish.name}={wish.bound:g}{wish.unit}" for wish in options.expectations]
+    return found
 
 
 def _late(late: list[tuple[int, int]]) -> float | None:

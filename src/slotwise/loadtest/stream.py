@@ -18,7 +18,8 @@ from slotwise.loadtest.steps import COMPOSED, index_of
 from slotwise.loadtest.values import values
 from slotwise.loadtest.workload import KINDS, Family, Workload
 
-#: Operations in a chunk. To draw and to count one keeps the callers of an event loop waiting, for about 0.3 ms.
+#: Keys in a chunk, and operations if each has one. To draw and to count one keeps the callers of an event loop waiting,
+#: for about 0.3 ms.
 SIZE = 1024
 #: YCSB's records: fields, and how many keys a scan asks for at the most.
 FIELDS = 10
@@ -62,47 +63,63 @@ class Chunk:
         return zip(range(len(self.calls)), self.calls, self.args, repeat(self), strict=False)
 
 
+class Material:
+    """What operations are made of: keys, values, and how often each. All streams of a process share it.
+
+    A thread's own would be 16 MB for each 100,000 keys.
+    """
+
+    def __init__(self, workload: Workload, seed: int) -> None:
+        self.workload = workload
+        self.seed = seed
+        self.distribution = distribution(workload.distribution, workload.keys, seed)
+        self.spaces = {family: space_of(workload, family) for family in workload.families}
+        pool = values(workload.value_size, np.random.default_rng(seed))
+        self.values = objects(pool, len(pool))
+        self.fields = objects(({f"field{i % FIELDS}": value} for i, value in enumerate(pool)), len(pool))
+
+
 class Stream:
     """An endless supply of chunks, of one caller's thread or of all tasks of a process.
 
     ``calls`` are the client's methods by the name of the operation; ``shard_of_slot`` has an index for each slot. Streams
-    of one run share the ``seed`` and are told apart by ``number`` of ``streams``: each draws on its own, and new keys are
-    no other's.
+    of one run are told apart by ``number`` of ``streams``: each draws on its own, and new keys are no other's.
     """
 
     def __init__(
         self,
-        workload: Workload,
+        material: Material,
         calls: Mapping[str, Call],
         shard_of_slot: NDArray[np.int64],
         shards: int,
         *,
-        seed: int,
         number: int = 0,
         streams: int = 1,
     ) -> None:
-        self._workload = workload
+        workload = material.workload
+        self._material, self._workload = material, workload
         self._calls = calls
         self._kinds = list(workload.mix)
         shares = np.array(list(workload.mix.values()))
         self._below = np.cumsum(shares / shares.sum())
         self._shard_of_slot = shard_of_slot
         self._several = shards
-        self._rng = np.random.default_rng([seed, number])
-        self._distribution = distribution(workload.distribution, workload.keys, seed)
-        self._spaces = {family: space_of(workload, family) for family in workload.families}
+        self._rng = np.random.default_rng([material.seed, number])
         self._of_kind = objects((calls[self._name(kind)] for kind in self._kinds), len(self._kinds))
-        pool = values(workload.value_size, np.random.default_rng(seed))
-        self._values = objects(pool, len(pool))
-        self._fields = objects(({f"field{i % FIELDS}": value} for i, value in enumerate(pool)), len(pool))
         # The key that was stored last, and those that this stream stores next.
         self._newest = workload.keys - 1
         self._next = workload.keys + number
         self._step = streams
+        # Wide operations come in smaller chunks, which take no longer than others to draw.
+        widest = max(workload.pipeline, workload.mget_keys if "mget" in workload.mix else 1)
+        #: Operations in a chunk.
+        self.size = max(1, SIZE // widest)
 
-    def draw(self, size: int = SIZE) -> Chunk:
-        """The next ``size`` operations."""
-        width = self._workload.pipeline
+    def draw(self) -> Chunk:
+        """The next operations."""
+        size, width = self.size, self._workload.pipeline
+        # Inserts of this chunk may come after its reads of the latest keys.
+        newest = self._newest
         chosen = np.minimum(
             np.searchsorted(self._below, self._rng.random(size * width)), len(self._kinds) - 1
         )
@@ -112,7 +129,7 @@ class Stream:
         for index, kind in enumerate(self._kinds):
             where = np.flatnonzero(chosen == index)
             if len(where):
-                args[where], owners, touched = self._arguments(kind, len(where))
+                args[where], owners, touched = self._arguments(kind, len(where), newest)
                 if owners is not None:
                     shards[where] = owners
                 keys[where] = touched
@@ -135,17 +152,18 @@ class Stream:
     def _name(self, kind: str) -> str:
         return "setex" if kind == "set" and self._workload.ttl else kind
 
-    def _arguments(self, kind: str, count: int) -> tuple[Objects, NDArray[np.int64] | None, Any]:
+    def _arguments(self, kind: str, count: int, newest: int) -> tuple[Objects, NDArray[np.int64] | None, Any]:
         """Arguments of ``count`` operations; the shards they go to, None for several; how many keys they touch."""
         workload, family = self._workload, KINDS[kind].family
-        space = self._spaces[family]
+        material = self._material
+        space = material.spaces[family]
         if kind == "insert":
             ids = self._next + self._step * np.arange(count)
             self._next += self._step * count
             self._newest = int(ids[-1])
         else:
             wanted = count * (workload.mget_keys if kind == "mget" else 1)
-            ids = self._distribution.draw(self._rng, wanted, self._newest)
+            ids = material.distribution.draw(self._rng, wanted, newest)
         if kind == "scan":
             lengths = self._rng.integers(1, LONGEST_SCAN + 1, count)
             firsts = ids.tolist()
@@ -158,18 +176,18 @@ class Stream:
             return objects(groups, count), None, width
         shards = self._shard_of_slot[space.slots(names, ids)]
         if kind == "set" and not workload.ttl:
-            return objects(zip(names, self._some(self._values, count), strict=True), count), shards, 1
+            return objects(zip(names, self._some(material.values, count), strict=True), count), shards, 1
         if kind in ("set", "cached"):
             return (
-                objects(zip(names, self._some(self._values, count), repeat(workload.ttl)), count),
+                objects(zip(names, self._some(material.values, count), repeat(workload.ttl)), count),
                 shards,
                 1,
             )
         if kind in ("hset", "rmw"):
-            return objects(zip(names, self._some(self._fields, count), strict=True), count), shards, 1
+            return objects(zip(names, self._some(material.fields, count), strict=True), count), shards, 1
         if kind == "insert":
             numbers = ids.tolist()
-            records = map(record, self._some(self._values, count))
+            records = map(record, self._some(material.values, count))
             indices = [index_of(workload.prefix, number) for number in numbers]
             return objects(zip(names, records, indices, numbers, strict=True), count), None, 1
         return space.singles(names, ids), shards, 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 import threading
@@ -19,14 +20,16 @@ import numpy as np
 from slotwise.loadtest import clients
 from slotwise.loadtest.generator import Arrivals, Callers, Feed, Span, clock, closed, opened
 from slotwise.loadtest.steps import awaited, blocking
-from slotwise.loadtest.stream import Stream, calls_of
+from slotwise.loadtest.stream import SIZE, Material, Stream, calls_of
 from slotwise.loadtest.tally import Counts, Tally
 from slotwise.loadtest.workload import KINDS, Workload
 
 # Seconds between two messages.
 _EVERY = 0.5
-# Operations by which the generator's own part is measured.
-_IDLE_OPERATIONS = 20_000
+# Keys, and operations if each has one, by which the generator's own part is measured.
+_IDLE_KEYS = 20_000
+# Seconds after which a generator that was told to stop ends, even if a call of its client hangs.
+_STOPPED_WITHIN = 2.0
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Done:
-    """All is counted; processor time in seconds since the measured part began."""
-
-    cpu: float
+    """All is counted."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,17 @@ Message = Ready | Counts | Done | Failed
 
 def main(connection: Connection, plan: Plan, number: int) -> None:
     """Runs in a process of its own; ends with its connection, whatever has become of who started it."""
-    # Ctrl-C reaches the whole group of processes; whoever started this one tells what is to be done.
+    # Ctrl-C reaches the whole group of processes; whoever started this one tells what is to be done, and held it back
+    # until now.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         _Generator(connection, plan, number).run()
-    except (BrokenPipeError, EOFError, ConnectionResetError):
+    except (BrokenPipeError, EOFError, asyncio.CancelledError):
         sys.exit(1)
     except Exception as error:
-        connection.send(Failed(f"{type(error).__name__}: {error}"))
+        with suppress(OSError):
+            connection.send(Failed(f"{type(error).__name__}: {error}"))
 
 
 class _Generator:
@@ -101,7 +105,9 @@ class _Generator:
         for first, last, shard in plan.ranges:
             shard_of_slot[first : last + 1] = shard
         self._shard_of_slot = shard_of_slot
+        self._material = Material(plan.workload, plan.seed)
         self._feeds: list[Feed] = []
+        self._stopped = threading.Event()
 
     def run(self) -> None:
         # What is there by now stays: to look through it again and again is not the load's part.
@@ -123,23 +129,25 @@ class _Generator:
         streams = plan.processes * (plan.callers if plan.threads else 1)
         first = self._number * (plan.callers if plan.threads else 1)
         return Stream(
-            plan.workload,
+            self._material,
             calls,
             self._shard_of_slot,
             plan.shards,
-            seed=plan.seed,
             number=first + caller,
             streams=streams,
         )
 
-    def _begin(self, overhead: float) -> tuple[float, Span, Tally]:
+    def _begin(self, overhead: float) -> tuple[Span, Tally]:
         """Says that all is there, and waits for the moment at which the measured part begins."""
         self._connection.send(Ready(overhead))
         zero: float = self._connection.recv()
         plan = self._plan
         span = Span(zero - plan.warmup - plan.ramp, zero + plan.duration, plan.ramp)
         writes = [KINDS[kind].writes for kind in plan.workload.mix]
-        return zero, span, Tally(len(writes), plan.shards, writes, zero, plan.duration)
+        if plan.workload.pipeline > 1:
+            # All of them count as the first kind.
+            writes = [any(writes)] * len(writes)
+        return span, Tally(len(writes), plan.shards, writes, zero, plan.duration)
 
     def _arrivals(self, span: Span, caller: int = 0) -> Callable[[int], list[float]] | None:
         plan = self._plan
@@ -150,15 +158,19 @@ class _Generator:
         rng = np.random.default_rng([plan.seed, number, 1])
         return Arrivals(plan.rate / generators, span, rng, poisson=plan.poisson, offset=number / generators)
 
-    def _stop(self) -> None:
-        for feed in self._feeds:
-            feed.stop()
-
-    def _listen(self) -> None:
-        """The only thing that is said during the run is to stop, and the end of the connection says so too."""
+    def _listen(self, stop: Callable[[], object]) -> None:
+        """Stops when the connection ends, which is all that can be told during the run."""
         with suppress(EOFError, OSError):
             self._connection.recv()
-        self._stop()
+        self._stopped.set()
+        for feed in self._feeds:
+            feed.stop()
+        stop()
+        time.sleep(_STOPPED_WITHIN)
+        os._exit(1)
+
+    def _start_listening(self, stop: Callable[[], object]) -> None:
+        threading.Thread(target=self._listen, args=(stop,), daemon=True).start()
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
@@ -167,23 +179,26 @@ class _Generator:
         async with clients.ASYNCIO[plan.client](plan.url) as client:
             calls = calls_of(client, awaited)
             overhead = await self._measure_tasks()
-            zero, span, tally = self._begin(overhead)
+            span, tally = self._begin(overhead)
             feed = Feed(self._stream(calls), tally, self._arrivals(span))
             self._feeds.append(feed)
-            threading.Thread(target=self._listen, daemon=True).start()
+            loop, running = asyncio.get_running_loop(), asyncio.current_task()
+            assert running is not None
+            working = True
+            self._start_listening(lambda: working and loop.call_soon_threadsafe(running.cancel))
             telling = asyncio.create_task(self._tell(feed, tally))
-            cpu = asyncio.get_running_loop().call_later(max(0.0, zero - clock()), self._note_cpu)
             try:
                 if plan.rate is None:
                     await closed(feed, plan.callers, span)
                 else:
                     await opened(feed, plan.most_under_way, span)
             finally:
-                cpu.cancel()
                 telling.cancel()
             feed.count()
             self._connection.send(tally.finish(clock()))
-            self._connection.send(Done(time.process_time() - self._cpu))
+            # From now on the end of the connection is no reason to hurry.
+            working = False
+            self._connection.send(Done())
 
     async def _tell(self, feed: Feed, tally: Tally) -> None:
         while True:
@@ -191,29 +206,26 @@ class _Generator:
             feed.count()
             self._connection.send(tally.take(clock()))
 
-    _cpu = 0.0
-
-    def _note_cpu(self) -> None:
-        self._cpu = time.process_time()
-
     async def _measure_tasks(self) -> float:
         """The generator's own part: the same loop with calls that do nothing."""
 
         async def nothing(*arguments: Any) -> None:
             return None
 
-        feed, tally = self._idle_feed(nothing)
+        feed, tally, operations = self._idle_feed(nothing)
         began = time.process_time()
         await closed(feed, 1, Span(clock(), clock() + 60))
         feed.count()
         tally.take(clock())
-        return (time.process_time() - began) / _IDLE_OPERATIONS
+        return (time.process_time() - began) / operations
 
-    def _idle_feed(self, nothing: Callable[..., Any]) -> tuple[Feed, Tally]:
+    def _idle_feed(self, nothing: Callable[..., Any]) -> tuple[Feed, Tally, int]:
+        """Whole chunks, and how many operations those are."""
         kinds = len(self._plan.workload.mix)
         tally = Tally(kinds, self._plan.shards, [False] * kinds, clock(), 60)
         stream = self._stream(dict.fromkeys([*KINDS, "setex", "pipeline"], nothing))
-        return Feed(stream, tally, most=_IDLE_OPERATIONS), tally
+        operations = max(1, _IDLE_KEYS // SIZE) * stream.size
+        return Feed(stream, tally, most=operations), tally, operations
 
     # -- threads ---------------------------------------------------------------------------------------------------
 
@@ -223,19 +235,18 @@ class _Generator:
             client = stack.enter_context(clients.SYNC[plan.client](plan.url))
             calls = calls_of(client, blocking)
             overhead = self._measure_threads()
-            zero, span, tally = self._begin(overhead)
+            span, tally = self._begin(overhead)
             self._feeds = [
                 Feed(self._stream(calls, caller), due=self._arrivals(span, caller))
                 for caller in range(plan.callers)
             ]
-            threading.Thread(target=self._listen, daemon=True).start()
+            self._start_listening(lambda: None)
             callers = Callers(self._feeds, span, open_loop=plan.rate is not None)
             callers.start()
             told = clock()
             while callers.busy and clock() < span.end:
-                if not self._cpu and clock() >= zero:
-                    self._note_cpu()
-                time.sleep(min(_EVERY / 2, max(0.0, span.end - clock())))
+                if self._stopped.wait(min(_EVERY / 2, max(0.0, span.end - clock()))):
+                    raise EOFError("stopped")
                 callers.count(tally)
                 if clock() - told >= _EVERY:
                     told = clock()
@@ -243,17 +254,17 @@ class _Generator:
             callers.join()
             callers.count(tally)
             self._connection.send(tally.finish(clock()))
-            self._connection.send(Done(time.process_time() - self._cpu))
+            self._connection.send(Done())
 
     def _measure_threads(self) -> float:
         def nothing(*arguments: Any) -> None:
             return None
 
-        feed, tally = self._idle_feed(nothing)
+        feed, tally, operations = self._idle_feed(nothing)
         began = time.process_time()
         callers = Callers([feed], Span(clock(), clock() + 60), open_loop=False)
         callers.start()
         callers.join()
         feed.count()
         tally.take(clock())
-        return (time.process_time() - began) / _IDLE_OPERATIONS
+        return (time.process_time() - began) / operations
