@@ -5,8 +5,8 @@ A command is one line of COMMANDS and one module beside this one, whose `app` is
 ``slotwise --help`` stays quick.
 
 Exit codes: 0 done; 1 failed, with one line on standard error; 2 wrong usage. A command's own
-codes are in its help. A module raises LocalError, redis.RedisError or OSError for what a user
-can do something about; `main` turns those into the one line.
+codes are in its help. A module raises LocalError, redis.RedisError, RedisClusterException or OSError
+for what a user can do something about; `main` turns those into the one line.
 """
 
 import sys
@@ -23,6 +23,14 @@ COMMANDS = {
 }
 
 
+#: Libraries of the extras: what they are for and the extra, by the name under which they are imported.
+_LIBRARIES = {
+    "typer": ("the command line", "cli"),
+    "rich": ("the command line", "cli"),
+    "hdrh": ("load-test", "load-test"),
+}
+
+
 def main() -> None:
     """Run the command line of this process and exit."""
     try:
@@ -31,6 +39,7 @@ def main() -> None:
         run()
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
-        if library not in {"typer", "rich"}:
+        if library not in _LIBRARIES:
             raise
-        sys.exit(f"slotwise: the command line needs {library}: pip install 'slotwise[cli]'")
+        what, extra = _LIBRARIES[library]
+        sys.exit(f"slotwise: {what} needs {library}: pip install 'slotwise[{extra}]'")

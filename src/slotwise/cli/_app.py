@@ -60,11 +60,11 @@ def run() -> None:
     try:
         app(prog_name="slotwise")
     except Exception as error:
-        from redis.exceptions import RedisError  # not needed by --help
+        from redis.exceptions import RedisClusterException, RedisError  # not needed by --help
 
         from slotwise.local.errors import LocalError
 
-        if not isinstance(error, (LocalError, RedisError, OSError)):
+        if not isinstance(error, (LocalError, RedisError, RedisClusterException, OSError)):
             raise
         complain(str(error))
         sys.exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -24,13 +25,16 @@ from slotwise.loadtest.clients import ASYNCIO, UnsuitableClientError
 from slotwise.loadtest.data import WrongDataError
 from slotwise.loadtest.expect import parse as parse_wishes
 from slotwise.loadtest.faults import KINDS as FAULT_KINDS
+from slotwise.loadtest.faults import check as check_faults
 from slotwise.loadtest.report.html import write_html
+from slotwise.loadtest.report.svg import MissingPlotsError, check_plots
 from slotwise.loadtest.report.table import print_comparison, print_result
 from slotwise.loadtest.search import Step, search
 from slotwise.loadtest.units import number_of, seconds_of
 from slotwise.loadtest.workload import KINDS, mix
 from slotwise.local import LocalCluster
 from slotwise.testing import Chaos
+from slotwise.testing.chaos import can_be_proxied
 
 EXPECTATION_MISSED = 1
 INTERRUPTED = 130
@@ -41,11 +45,19 @@ _LOAD, _WORK, _TEST, _OUTPUT = "How much", "What", "Where", "What comes of it"
 
 
 def _time(text: str) -> float:
-    return seconds_of(text)
+    return _parsed(seconds_of, text)
 
 
 def _number(text: str) -> float:
-    return number_of(text)
+    return _parsed(number_of, text)
+
+
+def _parsed(parse: Callable[[str], float], text: str) -> float:
+    try:
+        return parse(text)
+    except ValueError as error:
+        # Of a ValueError the command line would tell the text that was typed, and nothing else.
+        raise typer.BadParameter(str(error)) from None
 
 
 @app.command()
@@ -118,7 +130,10 @@ def load_test(
     ttl: Annotated[
         float | None,
         typer.Option(
-            parser=_time, metavar="TIME", help="Of what is written; 0 for none.", rich_help_panel=_WORK
+            parser=_time,
+            metavar="TIME",
+            help="Of what SET writes, whole seconds; 0 for none.",
+            rich_help_panel=_WORK,
         ),
     ] = None,
     pipeline: Annotated[
@@ -230,10 +245,11 @@ def load_test(
     """
     settings = {name: _plain(value) for name, value in locals().items() if name not in ("as_json",)}
     console = Console(stderr=as_json, highlight=False)
-    if compare is not None:
-        _show_comparison(console, [read(path) for path in compare], html, as_json)
-        return
     try:
+        _check_targets(save, html)
+        if compare is not None:
+            _show_comparison(console, [read(path) for path in compare], html, as_json)
+            return
         options = Options(
             url=url or "",
             workload=_workload(preset, mix, keys, distribution, value_size, ttl, pipeline, mget_keys, prefix),
@@ -255,18 +271,21 @@ def load_test(
             command=_command(),
             settings=settings,
         )
-        _check_together(options, url=url, tasks=tasks, p99=p99)
-    except (ValueError, OSError) as error:
+        _check_together(options, url=url, tasks=tasks, loop=loop, p99=p99)
+        if url is None:
+            check_faults(options.faults, primaries, replicas)
+    except (ValueError, OSError, MissingPlotsError) as error:
         raise typer.BadParameter(str(error)) from None
     try:
         with ExitStack() as stack:
             chaos = None
             if url is None:
                 chaos = stack.enter_context(_local(options, primaries, replicas, node_timeout, console))
-                options = dataclasses.replace(options, url=chaos.url)
+                # Its keys go with it.
+                options = dataclasses.replace(options, url=chaos.url, keep=True)
             result = _run(console, options, chaos, p99)
     except KeyboardInterrupt:
-        complain("interrupted: nothing is left of the run")
+        complain("interrupted")
         raise typer.Exit(INTERRUPTED) from None
     except (LoadTestError, UnsuitableClientError, WrongDataError) as error:
         complain(str(error))
@@ -288,6 +307,8 @@ def _workload(preset: str, mix_text: str | None, keys: float | None, *rest: Any)
     if keys is not None:
         changes["keys"] = int(keys)
     if "ttl" in changes:
+        if changes["ttl"] % 1:
+            raise ValueError(f"a TTL of {changes['ttl']:g} s: it is whole seconds")
         changes["ttl"] = int(changes["ttl"])
     return dataclasses.replace(PRESETS[preset].workload, **changes)
 
@@ -309,17 +330,48 @@ def _is_poisson(arrivals: str) -> bool:
     return arrivals == "poisson"
 
 
-def _check_together(options: Options, *, url: str | None, tasks: int | None, p99: float | None) -> None:
+def _check_targets(save: Path | None, html: Path | None) -> None:
+    """Raises OSError, MissingPlotsError or ValueError for what could not be written after the run."""
+    if html is not None:
+        check_plots()
+        if save is not None and save.resolve() == html.resolve():
+            raise ValueError("--save and --html write to the same file: take two")
+    for path in filter(None, (save, html)):
+        is_new = not path.exists()
+        path.open("a").close()
+        if is_new:
+            path.unlink()
+
+
+def _check_together(
+    options: Options, *, url: str | None, tasks: int | None, loop: str | None, p99: float | None
+) -> None:
     if options.threads and tasks is not None:
         raise ValueError("either --tasks or --threads")
+    if options.threads and loop is not None:
+        raise ValueError("threads have no event loop: leave out --loop")
+    if tasks is not None and (options.rate is not None or p99 is not None):
+        raise ValueError(
+            "operations of an open loop begin when they are due, whoever waits: leave out --tasks; "
+            "--max-under-way bounds them"
+        )
     if url is not None:
-        parse_url(url)
+        _check_url(url)
         if options.faults:
             raise ValueError("faults are for a local cluster: leave out --url")
     if p99 is not None and (options.faults or options.ramp):
         raise ValueError("a search for the highest rate goes without --fault and --ramp")
     if options.poisson and options.rate is None and p99 is None:
         raise ValueError("poisson arrivals need a --rate")
+
+
+def _check_url(url: str) -> None:
+    if not url.startswith(("redis://", "rediss://")):
+        raise ValueError(f"--url is redis://HOST:PORT, or rediss:// for TLS, not {_without_password(url)!r}")
+    try:
+        parse_url(url)
+    except ValueError:
+        raise ValueError(f"--url is redis://HOST:PORT, not {_without_password(url)!r}") from None
 
 
 def _command() -> list[str]:
@@ -329,9 +381,13 @@ def _command() -> list[str]:
 
 def _without_password(text: str) -> str:
     scheme, separator, rest = text.partition("://")
-    if not separator or "@" not in rest:
+    if not separator:
         return text
-    return f"{scheme}://***@{rest.rpartition('@')[2]}"
+    # What comes after the host may name a password as well.
+    rest = re.sub(r"(?<=[?&]password=)[^&]*", "***", rest)
+    if "@" in rest:
+        rest = f"***@{rest.rpartition('@')[2]}"
+    return f"{scheme}://{rest}"
 
 
 def _plain(value: Any) -> Any:
@@ -348,22 +404,22 @@ def _local(
 ) -> Iterator[Chaos]:
     # Relays cost each command something, so there are none unless a fault needs them.
     proxied = any(FAULT_KINDS[fault.kind].proxied for fault in options.faults)
-    elects = any(FAULT_KINDS[fault.kind].elects or fault.kind == "failover" for fault in options.faults)
-    if elects and (primaries < 3 or replicas < 1):
-        raise LoadTestError(
-            "a replica takes over where there are 3 primaries and a replica of each, at least"
-        )
     with LocalCluster(primaries, replicas, node_timeout_ms=round(node_timeout * 1000)) as cluster:
+        if proxied and not can_be_proxied(cluster.binary):
+            raise LoadTestError(
+                f"{cluster.server_name} {cluster.server_version} cannot be partitioned or slowed down: "
+                "SLOTWISE_SERVER with Redis 7 or later, or Valkey"
+            )
         console.print(
             f"Started a cluster of {primaries} primaries with {replicas} replica(s) each on this machine.",
             soft_wrap=True,
         )
-        with Chaos(cluster, proxied=proxied) as chaos:
+        with Chaos(cluster, proxied=proxied, heals=False) as chaos:
             yield chaos
 
 
 def _run(console: Console, options: Options, chaos: Chaos | None, p99: float | None) -> Result:
-    say: Callable[[str], object] = lambda text: console.print(text, soft_wrap=True)  # noqa: E731
+    say: Callable[[str], object] = lambda text: console.print(text, soft_wrap=True, markup=False)  # noqa: E731
     with _bar(console) as follow:
         if p99 is None:
             return run(options, chaos=chaos, say=say, progress=follow)
@@ -412,13 +468,13 @@ def _show(console: Console, result: Result, save: Path | None, html: Path | None
     else:
         print_result(console, result)
     for path in filter(None, (save, html)):
-        console.print(f"Wrote {shlex.quote(str(path))}.", soft_wrap=True)
+        console.print(f"Wrote {shlex.quote(str(path))}.", soft_wrap=True, markup=False)
 
 
 def _show_comparison(console: Console, results: list[Result], html: Path | None, as_json: bool) -> None:
     if html is not None:
         write_html(html, results)
-        console.print(f"Wrote {shlex.quote(str(html))}.", soft_wrap=True)
+        console.print(f"Wrote {shlex.quote(str(html))}.", soft_wrap=True, markup=False)
     if as_json:
         print(json.dumps([json.loads(result.to_json()) for result in results], indent=1))
     else:

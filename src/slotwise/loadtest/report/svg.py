@@ -32,6 +32,14 @@ class MissingPlotsError(ImportError):
         super().__init__(f"the plots need {library}: pip install 'slotwise[load-test]'", name=library)
 
 
+def check_plots() -> None:
+    """Raises `MissingPlotsError` where plots could not be drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingPlotsError("matplotlib") from error
+
+
 class Color(str, Enum):
     """What matplotlib draws with. The values only stand in for the page's properties of the same names."""
 
