@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     (
         *("_slots", "_encoder", "_reply", "_locks", "_link", "_engine", "_batch"),
-        *("_aiobatch", "_aiolink", "_aioengine", "_versions"),
+        *("_aiobatch", "_aiolink", "_aioengine", "_versions", "_tally"),
     ),
     ("errors", "commands", "settings", "routing"),
     # `_calls` is the compiled part of the shells: methods of redis-py's clients.

@@ -119,11 +119,11 @@ def test_names_and_slots(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = np.array([99, 0, 7, 7])
     names = space.names(ids)
     assert names.tolist() == ["some:0000000099", "some:0000000000", "some:0000000007", "some:0000000007"]
-    assert space.singles(names, ids).tolist() == [(name,) for name in names]
-    assert space.slots(names, ids).tolist() == [key_slot(name) for name in names]
+    assert space.singles(ids).tolist() == [(name,) for name in names]
+    assert space.slots(ids, names).tolist() == [key_slot(name) for name in names]
     # A new one beside an old one.
     ids = np.array([5, 12345])
     names = space.names(ids)
     assert names.tolist() == ["some:0000000005", "some:0000012345"]
-    assert space.singles(names, ids).tolist() == [(name,) for name in names]
-    assert space.slots(names, ids).tolist() == [key_slot(name) for name in names]
+    assert space.singles(ids).tolist() == [(name,) for name in names]
+    assert space.slots(ids, names).tolist() == [key_slot(name) for name in names]

@@ -43,14 +43,14 @@ class KeySpace:
             return self._names[ids]
         return objects(self._make(ids.tolist()), len(ids))
 
-    def singles(self, names: Objects, ids: Ids) -> Objects:
-        """Each of the ``names`` of these ``ids`` as the only argument of a call."""
+    def singles(self, ids: Ids) -> Objects:
+        """The keys of these numbers, each as the only argument of a call."""
         if self._knows(ids):
             return self._singles[ids]
-        return objects(((name,) for name in names), len(ids))
+        return objects(((name,) for name in self._make(ids.tolist())), len(ids))
 
-    def slots(self, names: Objects, ids: Ids) -> NDArray[np.uint16]:
-        """The slots of the ``names`` of these ``ids``."""
+    def slots(self, ids: Ids, names: Iterable[str]) -> NDArray[np.uint16]:
+        """The slots of the keys of these numbers, which are the ``names``: those are looked at if there is no table."""
         return self._slots[ids] if self._knows(ids) else key_slots(names)
 
     def _knows(self, ids: Ids) -> bool:

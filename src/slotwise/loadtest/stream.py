@@ -24,6 +24,8 @@ SIZE = 1024
 #: YCSB's records: fields, and how many keys a scan asks for at the most.
 FIELDS = 10
 LONGEST_SCAN = 100
+# Operations that take a key and nothing else.
+_KEY_ALONE = frozenset({"get", "delete", "incr", "hgetall"})
 
 Call = Callable[..., Any]
 
@@ -169,12 +171,15 @@ class Stream:
             firsts = ids.tolist()
             indices = [index_of(workload.prefix, first) for first in firsts]
             return objects(zip(indices, firsts, lengths.tolist(), strict=True), count), None, lengths
+        if kind in _KEY_ALONE:
+            singles = space.singles(ids)
+            return singles, self._shard_of_slot[space.slots(ids, (name for (name,) in singles))], 1
         names = space.names(ids)
         if kind == "mget":
             width = workload.mget_keys
             groups = ((names[i : i + width].tolist(),) for i in range(0, len(names), width))
             return objects(groups, count), None, width
-        shards = self._shard_of_slot[space.slots(names, ids)]
+        shards = self._shard_of_slot[space.slots(ids, names)]
         if kind == "set" and not workload.ttl:
             return objects(zip(names, self._some(material.values, count), strict=True), count), shards, 1
         if kind in ("set", "cached"):
@@ -185,12 +190,11 @@ class Stream:
             )
         if kind in ("hset", "rmw"):
             return objects(zip(names, self._some(material.fields, count), strict=True), count), shards, 1
-        if kind == "insert":
-            numbers = ids.tolist()
-            records = map(record, self._some(material.values, count))
-            indices = [index_of(workload.prefix, number) for number in numbers]
-            return objects(zip(names, records, indices, numbers, strict=True), count), None, 1
-        return space.singles(names, ids), shards, 1
+        # An insert.
+        numbers = ids.tolist()
+        records = map(record, self._some(material.values, count))
+        indices = [index_of(workload.prefix, number) for number in numbers]
+        return objects(zip(names, records, indices, numbers, strict=True), count), None, 1
 
     def _some(self, pool: Objects, count: int) -> Objects:
         return pool[self._rng.integers(0, len(pool), count)]

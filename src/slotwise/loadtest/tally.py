@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
+from slotwise._tally import BINS, FINE, LEAST, LONGEST
+from slotwise._tally import count as count_chunk
 from slotwise.errors import NotSentError, UnknownOutcomeError
 from slotwise.loadtest.result import Latency
 from slotwise.loadtest.stream import Chunk
@@ -22,13 +24,7 @@ from slotwise.loadtest.stream import Chunk
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Nanoseconds, of the histograms: what is shorter or longer counts as these.
-_SHORTEST, _LONGEST = 100, 1_000_000_000_000
 _DIGITS = 3
-# A latency of m * 2 ** e nanoseconds, m from 0.5 up to 1, is in bin (e - _LEAST) * _FINE + (m - 0.5) * 2 * _FINE.
-_FINE = 512
-_LEAST = 7  # 2 ** 6 is below what counts as shortest
-_BINS = (40 - _LEAST + 1) * _FINE
 #: A shard that answers nobody for so many seconds is silent.
 SILENCE = 0.1
 # Errors are told by the hundredth of a second.
@@ -62,7 +58,8 @@ class Tally:
         self._kinds, self._shards = kinds, shards + 1
         self._writes = writes
         self._zero, self._seconds = zero, seconds
-        self._last = [0.0] * shards
+        #: When each shard was answered last, and several at once.
+        self._last = np.zeros(shards + 1)
         self._clear()
 
     def _clear(self) -> None:
@@ -70,35 +67,39 @@ class Tally:
         self._keys = np.zeros(self._kinds * self._shards, np.int64)
         self._errors: Counter[tuple[int, int, int, str, bool]] = Counter()
         self._gaps: list[tuple[int, float, float]] = []
-        self._late: Counter[int] = Counter()
+        self._late: dict[int, int] = {}
 
     def count(self, chunks: Iterable[Chunk]) -> list[Chunk]:
         """Counts what has ended in ``chunks`` since they were counted last; those that have something to come."""
-        unfinished, found = [], []
+        chunks = list(chunks)
+        before = self._last.copy()
         for chunk in chunks:
-            numbers = _new(chunk)
-            if chunk.late:
-                self._count_late(chunk, numbers)
-            if chunk.failed:
-                for number in [number for number in numbers.tolist() if number in chunk.failed]:
-                    self._count_error(chunk, number, chunk.ended[number] - self._zero)
-                    numbers = numbers[numbers != number]
-            if len(numbers):
-                ended = np.array(chunk.ended)[numbers] - self._zero
-                took = np.array(chunk.took)[numbers]
-                found.append((ended, took, chunk.kinds[numbers], chunk.shards[numbers], chunk.keys[numbers]))
-            if chunk.left is None or len(chunk.left):
-                unfinished.append(chunk)
-        if found:
-            columns: list[Any] = [np.concatenate(column) for column in zip(*found, strict=True)]
-            self._add(*columns)
-        return unfinished
+            chunk.left, failed = count_chunk(
+                chunk.ended,
+                chunk.took,
+                chunk.late,
+                chunk.failed,
+                chunk.left,
+                chunk.kinds,
+                chunk.shards,
+                chunk.keys,
+                self._zero,
+                self._seconds,
+                self._table,
+                self._keys,
+                self._last,
+                self._late,
+            )
+            for number in failed:
+                self._count_error(chunk, number, chunk.ended[number] - self._zero)
+        for shard in np.flatnonzero(self._last[:-1] - before[:-1] >= SILENCE).tolist():
+            self._find_gaps(shard, before[shard], chunks)
+        return [chunk for chunk in chunks if chunk.left]
 
-    def _count_late(self, chunk: Chunk, numbers: Ints) -> None:
-        ended = np.array(chunk.ended)[numbers] - self._zero
-        within = numbers[(ended >= 0) & (ended < self._seconds)]
-        late, times = np.unique((np.array(chunk.late)[within] * 1e5).astype(int), return_counts=True)
-        self._late.update(dict(zip(late.tolist(), times.tolist(), strict=True)))
+    def _table(self, second: int) -> NDArray[np.uint32]:
+        if second not in self._tables:
+            self._tables[second] = np.zeros(len(self._keys) * BINS, np.uint32)
+        return self._tables[second]
 
     def _count_error(self, chunk: Chunk, index: int, at: float) -> None:
         kind, error = int(chunk.kinds[index]), chunk.failed[index]
@@ -109,36 +110,20 @@ class Tally:
             unknown = self._writes[kind] and outcome_is_unknown(error)
             self._errors[int(at * _TICKS), kind, int(chunk.shards[index]), name, unknown] += 1
 
-    def _add(self, ended: Floats, took: Floats, kinds: Ints, shards: Ints, keys: Ints) -> None:
-        within = (ended >= 0) & (ended < self._seconds)
-        ended, took = ended[within], took[within]
-        kinds, shards, keys = kinds[within], shards[within], keys[within]
-        if not len(ended):
-            return
-        place = kinds * self._shards + shards
-        self._keys += np.bincount(place, keys, minlength=len(self._keys)).astype(np.int64)
-        codes = place * _BINS + _bins(took)
-        seconds = ended.astype(np.int64)
-        for second in range(int(seconds.min()), int(seconds.max()) + 1):
-            table = self._tables.get(second)
-            if table is None:
-                table = self._tables[second] = np.zeros(len(self._keys) * _BINS, np.uint32)
-            np.add.at(table, codes[seconds == second], 1)
-        for shard in range(self._shards - 1):
-            times = ended[shards == shard]
-            if len(times):
-                newest = float(times.max())
-                if newest - self._last[shard] >= SILENCE:
-                    self._find_gaps(shard, np.sort(times))
-                self._last[shard] = max(self._last[shard], newest)
-
-    def _find_gaps(self, shard: int, times: Floats) -> None:
+    def _find_gaps(self, shard: int, last: float, chunks: Iterable[Chunk]) -> None:
+        """Looks through what has ended since ``last``, when the shard had been answered before."""
         # Threads go on while they are counted one after the other: some ended before the last that is counted already.
-        times = np.maximum(times, self._last[shard])
-        between = np.diff(times, prepend=self._last[shard])
-        for index in np.flatnonzero(between >= SILENCE).tolist():
-            until = float(times[index])
-            self._gaps.append((shard, until - float(between[index]), until))
+        times = sorted(
+            ended - self._zero
+            for chunk in chunks
+            for number, ended in enumerate(chunk.ended)
+            if chunk.shards[number] == shard
+            and last < ended - self._zero <= self._last[shard]
+            and number not in chunk.failed
+        )
+        for began, until in pairwise([last, *times]):
+            if until - began >= SILENCE:
+                self._gaps.append((shard, began, until))
 
     def take(self, now: float) -> Counts:
         """What was counted since this was last called; ``now`` on the clock of the chunks."""
@@ -147,40 +132,22 @@ class Tally:
             used = np.flatnonzero(table)
             tables.append((second, used, table[used].astype(np.int64)))
         errors = dict(self._errors)
-        taken = Counts(tables, self._keys, errors, self._gaps, self._late, now - self._zero)
+        taken = Counts(tables, self._keys, errors, self._gaps, Counter(self._late), now - self._zero)
         self._clear()
         return taken
 
     def finish(self, now: float) -> Counts:
         """The same for the last time: who was not answered at the end counts as silent until then."""
-        for shard, last in enumerate(self._last):
+        for shard, last in enumerate(self._last[:-1].tolist()):
             if self._seconds - last >= SILENCE:
                 self._gaps.append((shard, last, self._seconds))
         return self.take(now)
 
 
-def _new(chunk: Chunk) -> Ints:
-    """The numbers of those that have ended since this was last called."""
-    ended = chunk.ended
-    if chunk.left is None:
-        over = np.array(ended) > 0
-        chunk.left = np.flatnonzero(~over).tolist()
-        return np.flatnonzero(over)
-    # A few stragglers.
-    new = [number for number in chunk.left if ended[number]]
-    chunk.left = [number for number in chunk.left if not ended[number]] if new else chunk.left
-    return np.array(new, np.int64)
-
-
-def _bins(seconds: Floats) -> Ints:
-    mantissas, exponents = np.frexp(np.clip(seconds * 1e9, _SHORTEST, _LONGEST))
-    return (exponents.astype(np.int64) - _LEAST) * _FINE + ((mantissas - 0.5) * (2 * _FINE)).astype(np.int64)
-
-
 def _of_bins(bins: Ints) -> Ints:
     """The middle of each bin, in nanoseconds."""
-    middles = 0.5 + (bins % _FINE + 0.5) / (2 * _FINE)
-    return np.round(np.ldexp(middles, bins // _FINE + _LEAST)).astype(np.int64)
+    middles = 0.5 + (bins % FINE + 0.5) / (2 * FINE)
+    return np.round(np.ldexp(middles, bins // FINE + LEAST)).astype(np.int64)
 
 
 def outcome_is_unknown(error: BaseException) -> bool:
@@ -242,7 +209,7 @@ class Cell:
 
     def histogram(self) -> HdrHistogram:
         # With 100 as the lowest it would round everything below 0.1 ms to 64 ns.
-        histogram = HdrHistogram(1, _LONGEST, _DIGITS)
+        histogram = HdrHistogram(1, LONGEST, _DIGITS)
         bins, counts = _merged(self._parts)
         for value, count in zip(_of_bins(bins).tolist(), counts.tolist(), strict=True):
             histogram.record_value(value, count)
@@ -282,7 +249,7 @@ class Totals:
     def add(self, generator: int, counts: Counts) -> None:
         """Takes what one generator has counted."""
         for second, used, numbers in counts.tables:
-            places, bins = np.divmod(used, _BINS)
+            places, bins = np.divmod(used, BINS)
             for place in np.unique(places).tolist():
                 here = places == place
                 part = bins[here], numbers[here]
