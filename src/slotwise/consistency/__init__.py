@@ -1,0 +1,23 @@
+"""Values that know how old they are: versions, last write wins, and proof that all nodes hold the same."""
+
+from slotwise.consistency.errors import (
+    BatchError,
+    ConsistencyError,
+    DamagedValueError,
+    ForeignValueError,
+    NotAValueError,
+    StoredFormError,
+    UnknownFormatError,
+    VersionDriftError,
+)
+
+__all__ = [
+    "BatchError",
+    "ConsistencyError",
+    "DamagedValueError",
+    "ForeignValueError",
+    "NotAValueError",
+    "StoredFormError",
+    "UnknownFormatError",
+    "VersionDriftError",
+]
