@@ -1,5 +1,7 @@
 """Values that know how old they are: versions, last write wins, and proof that all nodes hold the same."""
 
+from slotwise._versions import Version
+from slotwise.consistency.clock import HybridClock
 from slotwise.consistency.errors import (
     BatchError,
     ConsistencyError,
@@ -16,8 +18,10 @@ __all__ = [
     "ConsistencyError",
     "DamagedValueError",
     "ForeignValueError",
+    "HybridClock",
     "NotAValueError",
     "StoredFormError",
     "UnknownFormatError",
+    "Version",
     "VersionDriftError",
 ]
