@@ -8,7 +8,7 @@ from cpython.buffer cimport PyBUF_RECORDS_RO, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBu
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from cpython.object cimport Py_EQ, Py_GE, Py_GT, Py_LE, Py_LT, Py_NE
+from cpython.object cimport Py_EQ, Py_GT, Py_LE, Py_LT, Py_NE
 from libc.stdint cimport int8_t, uint8_t
 from libc.string cimport memcpy, strcmp
 
@@ -62,7 +62,7 @@ cdef uint64_t field(object number, uint64_t limit, str name) except? 0xFFFFFFFFF
     return value
 
 
-cdef inline Version version_of(uint64_t high, uint64_t low):
+cdef Version version_of(uint64_t high, uint64_t low):
     cdef Version version = Version.__new__(Version)
     version.high = high
     version.low = low
@@ -147,7 +147,8 @@ cdef class Version:
 
 
 cdef inline int order_of(uint64_t high, uint64_t low, uint64_t other_high, uint64_t other_low) noexcept nogil:
-    """-1, 0 or 1 as one version is older than another, equal or newer. No branch: half of them would be guessed wrong."""
+    """-1, 0 or 1 as one version is older than another, equal or newer."""
+    # No branch: the processor would guess every other one wrong.
     cdef int order = 2 * ((high > other_high) - (high < other_high)) + (low > other_low) - (low < other_low)
     return (order > 0) - (order < 0)
 
@@ -176,10 +177,9 @@ cdef uint64_t milliseconds_of(object nanoseconds) except? 0xFFFFFFFFFFFFFFFF:
 cdef class HybridClock:
     """Makes versions: each is greater than the last and than all that were observed, and near the wall clock.
 
-    ``clock`` is called for the wall clock's nanoseconds since 1970. ``writer``, 64 bits, is in every version; no other clock may
-    have it. An observed version may be ``max_drift_ms`` milliseconds ahead of the wall clock.
-
-    Threads may share it.
+    ``clock`` is called for the wall clock's nanoseconds since 1970. ``writer``, 64 bits, is in every version; no other
+    clock may have it. An observed version may be ``max_drift_ms`` milliseconds ahead of the wall clock. Raises
+    ``ValueError`` for numbers without room. Threads may share it.
     """
 
     def __init__(self, clock, writer, max_drift_ms):
@@ -194,8 +194,11 @@ cdef class HybridClock:
 
     @property
     def ahead(self):
-        """Milliseconds that the newest version it knows is ahead of the wall clock: 0 unless time was set back, versions came
-        from a host that is ahead, or more than 65,536 were made within a millisecond."""
+        """Milliseconds that the newest version it knows is ahead of the wall clock.
+
+        0 unless time was set back, versions came from a host that is ahead, or more than 65,536 were made within a
+        millisecond.
+        """
         cdef uint64_t wall = milliseconds_of(self.clock())
         return max(self.last >> 16, wall) - wall
 
@@ -205,18 +208,18 @@ cdef class HybridClock:
         # Nothing of Python runs from here to where `last` is written: no other thread comes between, and two
         # never get the same version.
         cdef uint64_t high = self.last + 1
-        if wall >= high:
-            high = wall
-        elif high == 0:
+        if high == 0:
             raise OverflowError("no version is greater than the last")
+        if wall > high:
+            high = wall
         self.last = high
         return version_of(high, self.writer)
 
     def observe(self, Version version not None):
         """Makes ``now()`` greater than ``version`` from here on.
 
-        One that is more than ``max_drift`` ahead of the wall clock is not taken: it is counted in ``refused`` and the error of
-        ``_drift_error`` is raised.
+        One that is more than ``max_drift`` ahead of the wall clock is not taken: it is counted in ``refused`` and the
+        error of ``_drift_error`` is raised.
         """
         if version.high <= self.last:
             # What most reads bring; nobody has to be asked the time.
@@ -230,7 +233,7 @@ cdef class HybridClock:
             self.last = version.high
 
     def _drift_error(self, version, ahead):
-        """The exception for a version that is ``ahead`` milliseconds ahead of the wall clock; for subclasses to change."""
+        """The exception for a version that is ``ahead`` milliseconds ahead; for subclasses to change."""
         return ValueError(f"{version!r} is {ahead} ms ahead of the wall clock")
 
     def _renew(self, writer):
@@ -256,7 +259,8 @@ cdef uint32_t checksum(const unsigned char *p, Py_ssize_t n) except? 0xFFFFFFFF:
 def seal(Version version not None, int flags, payload):
     """The bytes to store: ``payload``, any buffer, after a header of 25 bytes.
 
-    ``flags`` is TOMBSTONE, COMPRESSED and the codec's number shifted by CODEC_SHIFT; raises ``ValueError`` for other bits.
+    ``flags`` is TOMBSTONE, COMPRESSED and the codec's number shifted by CODEC_SHIFT; raises ``ValueError`` for other
+    bits.
     """
     if flags & ~0xFF or flags & UNUSED:
         raise ValueError(f"flags {flags:#x} have bits without a meaning")
@@ -333,8 +337,8 @@ def unseal(value):
 cdef class Column:
     """The versions in a buffer: n*16 bytes, an ``(n, 16)`` array of bytes or an array of V16.
 
-    They are read where they lie, whatever is between two of them. Only where the bytes of a version do not lie together are they
-    copied first. Raises ``ValueError`` for another shape.
+    They are read where they lie, whatever is between two of them. Only where the bytes of a version do not lie together
+    are they copied first. Raises ``ValueError`` for another shape.
     """
     # Held as long as this lives, so that its memory cannot move.
     cdef Py_buffer view
@@ -392,9 +396,9 @@ cdef class Column:
 def compare(a, b):
     """-1, 0 or 1 for each pair of versions as that of ``a`` is older than that of ``b``, equal or newer.
 
-    ``a`` and ``b`` are columns of n versions each: n*16 bytes, ``(n, 16)`` arrays of uint8, or V16 arrays, in any strides.
-    Returns a ``numpy.ndarray`` of int8, shape ``(n,)``. Raises ``ValueError`` for other shapes and unequal lengths.
-    Other threads run meanwhile.
+    ``a`` and ``b`` are columns of n versions each: n*16 bytes, ``(n, 16)`` arrays of uint8, or V16 arrays, in any
+    strides. Returns a ``numpy.ndarray`` of int8, shape ``(n,)``. Raises ``ValueError`` for other shapes and unequal
+    lengths. Other threads run meanwhile.
     """
     import numpy
 
@@ -471,7 +475,7 @@ def newest(*columns):
                 high = slotwise_load64(cursors[c].at)
                 low = slotwise_load64(cursors[c].at + 8)
                 cursors[c].at += cursors[c].step
-                # Choices of values, which the compiler makes without a jump: it would be guessed wrong every other time.
+                # Choices of values, which the compiler makes without a jump.
                 newer = (high > best_high) | ((high == best_high) & (low > best_low))
                 winner = c if newer else winner
                 best_high = high if newer else best_high

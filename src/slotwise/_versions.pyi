@@ -3,7 +3,7 @@ from typing import Any, Final, TypeAlias, final
 
 import numpy
 import numpy.typing
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 _Columns: TypeAlias = Buffer | numpy.typing.NDArray[Any]
 
@@ -40,6 +40,7 @@ class Version:
     def __ge__(self, other: Version, /) -> bool: ...
     def __hash__(self) -> int: ...
 
+@disjoint_base
 class HybridClock:
     def __init__(self, clock: Callable[[], int], writer: int, max_drift_ms: int) -> None: ...
     @property
