@@ -43,7 +43,7 @@ from slotwise.errors import (
 )
 from slotwise.routing import refresh
 from slotwise.routing.options import reply_size, seconds, seconds_or_none
-from slotwise.routing.plan import Plan
+from slotwise.routing.plan import Plan, only_key
 from slotwise.routing.redirects import RetryWrites
 from slotwise.routing.replicas import ReadFrom, Session
 from slotwise.routing.retry import RetryBudget, RetryPolicy
@@ -332,17 +332,18 @@ class RedisCluster(Dispatch):
             raise DataError(NAMELESS)
         plan = self._plan(args[0])
         if "target_nodes" not in options:
-            if plan.first_key and self._calls.straight and recorder._async_metrics_collector is None:
-                future = self._engine.keyed(args, plan.first_key, NEVER_DECODE not in options)
+            key = only_key(plan, args)
+            if key and self._calls.straight and recorder._async_metrics_collector is None:
+                future = self._engine.keyed(args, key, NEVER_DECODE not in options)
                 if future is not None:
                     reply = await future
                     if type(reply) is Unusual:
                         reply = await self._converse(
-                            args, options, plan, slot=self.keyslot(args[plan.first_key]), got=reply
+                            args, options, plan, slot=self.keyslot(args[key]), got=reply
                         )
                     return self._value(plan, reply, options)
-            if plan.first_key and self._by_keys and len(args) > plan.first_key:
-                slot: int | None = self.keyslot(args[plan.first_key])
+            if key and self._by_keys:
+                slot: int | None = self.keyslot(args[key])
             else:
                 slot = None if parse_himport_set_args(args) else await self._slot_by_keys(args, plan)
             if slot is not None:

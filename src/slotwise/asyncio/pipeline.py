@@ -39,7 +39,7 @@ from slotwise.errors import (
 from slotwise.routing.batches import choose_reads, judge, parts_of
 from slotwise.routing.conversation import TRYAGAIN_PAUSE
 from slotwise.routing.errors_inside import annotate, exceptions_in
-from slotwise.routing.plan import Plan
+from slotwise.routing.plan import Plan, only_key
 from slotwise.routing.redirects import REDIRECTS_MAX
 from slotwise.routing.topology import Address
 
@@ -132,8 +132,9 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
         if not args:
             raise DataError(NAMELESS)
         plan = self._client._plans.get(args[0]) or self._client._plan(args[0])
-        if plan.first_key and len(args) > plan.first_key and "target_nodes" not in options:
-            self._queue.add(args, options, plan, plan.first_key)
+        key = only_key(plan, args)
+        if key and "target_nodes" not in options:
+            self._queue.add(args, options, plan, key)
             if plan.read and self._client.nodes_manager.readers is not None:
                 self._reads.append(len(self._queue) - 1)
         else:

@@ -9,6 +9,7 @@ from redis.commands import READ_COMMANDS
 
 from slotwise._slots import SLOTS
 from slotwise.commands import Command, Own, find, own_of
+from slotwise.commands.movable import after_second_count
 from slotwise.errors import SlotNotCoveredError
 
 Callback = Callable[..., Any]
@@ -17,6 +18,8 @@ Callback = Callable[..., Any]
 _FLUSHES = frozenset({"FLUSHALL", "FLUSHDB"})
 # No keys at the server, but redis-py sends them where their first argument would be a key.
 _BY_CHANNEL = frozenset({"PUBLISH"})
+# The number of keys that is one, by its type; of no other type is it compared.
+_ONE: dict[type, Any] = {int: 1, str: "1", bytes: b"1"}
 # Needs the connection to know its fieldset.
 _BY_FIELDSET = frozenset({"HIMPORT SET"})
 
@@ -36,6 +39,9 @@ class Plan(NamedTuple):
     read: bool
     """May be answered by a replica, when the client reads from replicas."""
 
+    counted: bool = False
+    """Its keys come behind their number, as a script's do: with a single one it can go straight as well."""
+
 
 def plan_of(name: str, callback: Callback | None, *, flagged: bool) -> Plan:
     """The plan for calls that spell their command ``name``.
@@ -46,17 +52,35 @@ def plan_of(name: str, callback: Callback | None, *, flagged: bool) -> Plan:
     if found is None:
         return Plan(0, callback, None, False)
     command, words = found
-    straight = (
+    shared = (
         not flagged
         and words == 1
-        and command.find_keys is None
         and command.name not in _BY_FIELDSET
         and command.own is Own.SHARED
-        and command.first_key > 0
-        and command.last_key == command.first_key
         and own_of(command, (name, "key")) is Own.SHARED
     )
-    return Plan(command.first_key if straight else 0, callback, command, name.upper() in READ_COMMANDS)
+    straight = (
+        shared
+        and command.find_keys is None
+        and command.first_key > 0
+        and command.last_key == command.first_key
+    )
+    return Plan(
+        command.first_key if straight else 0,
+        callback,
+        command,
+        name.upper() in READ_COMMANDS,
+        shared and command.find_keys is after_second_count,
+    )
+
+
+def only_key(plan: Plan, args: Sequence[Any]) -> int:
+    """Where the only key of a call stands, when the call can go straight to its node; else 0."""
+    at = plan.first_key
+    if not at and plan.counted and len(args) > 3:
+        count = args[2]
+        at = 3 if type(count) in _ONE and count == _ONE[type(count)] else 0
+    return at if at < len(args) else 0
 
 
 def keys_in(args: Sequence[Any]) -> list[Any] | None:

@@ -46,6 +46,7 @@ from slotwise.routing import refresh
 from slotwise.routing.conversation import CLOSED
 from slotwise.routing.errors_inside import annotate, exceptions_in
 from slotwise.routing.options import reply_size, seconds_or_none
+from slotwise.routing.plan import only_key
 from slotwise.routing.redirects import RetryWrites
 from slotwise.routing.replicas import ReadFrom, Session
 from slotwise.routing.retry import RetryPolicy
@@ -285,20 +286,18 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
             raise DataError(NAMELESS) from None
         if (
             plan is None
-            or not 0 < plan.first_key < len(args)
+            or not (key := only_key(plan, args))
             or not self._straight
             or "target_nodes" in options
             or recorder._metrics_collector is not None
         ):
             return self._execute_routed(args, options)
         try:
-            reply = self._engine.keyed(args, plan.first_key, _NEVER_DECODE not in options)
+            reply = self._engine.keyed(args, key, _NEVER_DECODE not in options)
         except (LinkFailure, Reentered, Uncovered, redis.RedisError) as error:
             reply = self._recover(args, options, plan, error)
         if type(reply) is ServerError:
-            reply = self._dispatcher.call(
-                args, options, plan, slot=self.keyslot(args[plan.first_key]), reply=reply
-            )
+            reply = self._dispatcher.call(args, options, plan, slot=self.keyslot(args[key]), reply=reply)
         elif type(reply) is Flawed:
             reply = exceptions_in(reply.reply)
         if plan.callback is None:
@@ -311,7 +310,7 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         """The fast path got no reply: goes on where it stopped, with redirects and retries."""
         if isinstance(error, DataError):
             raise error
-        slot = self.keyslot(args[plan.first_key])
+        slot = self.keyslot(args[only_key(plan, args)])
         if isinstance(error, Reentered):
             return self._dispatcher.call(args, options, plan, slot=slot)
         if isinstance(error, Uncovered):
@@ -331,8 +330,9 @@ class RedisCluster(ClientCalls, Routing, redis.RedisCluster):
         """A call that is not for the primary of one key: other nodes, several, several keys, or a cached reply."""
         targets = options.pop("target_nodes", None)
         plan = self._dispatcher.plan(args[0])
-        if plan.first_key and targets is None and len(args) > plan.first_key:
-            return self._execute_keyed(args, options, plan, self.keyslot(args[plan.first_key]))
+        key = only_key(plan, args)
+        if key and targets is None:
+            return self._execute_keyed(args, options, plan, self.keyslot(args[key]))
         name = args[0].decode() if isinstance(args[0], bytes) else args[0]
         policies: CommandPolicies | None = self._policy_resolver.resolve(name.lower())
         flag = targets if self._is_nodes_flag(targets) else None

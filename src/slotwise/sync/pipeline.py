@@ -39,7 +39,7 @@ from slotwise.errors import (
 )
 from slotwise.routing.conversation import FINAL, is_mere_loss
 from slotwise.routing.errors_inside import annotate
-from slotwise.routing.plan import Plan
+from slotwise.routing.plan import Plan, only_key
 from slotwise.routing.redirects import Step, after_exception
 from slotwise.routing.topology import Address
 from slotwise.routing.watches import REBALANCED, Refusals
@@ -167,13 +167,9 @@ class PipelineStrategy(redis.cluster.PipelineStrategy):
         if not args:
             raise DataError(NAMELESS)
         plan = self._dispatcher.plan(args[0])
-        if (
-            plan.first_key
-            and len(args) > plan.first_key
-            and not self._spread_reads
-            and "target_nodes" not in options
-        ):
-            self._queue.add(args, options, plan, plan.first_key)
+        key = only_key(plan, args)
+        if key and not self._spread_reads and "target_nodes" not in options:
+            self._queue.add(args, options, plan, key)
         else:
             self._add_routed(args, options, plan)
         return self._pipe

@@ -1,0 +1,470 @@
+"""`compare` and `reconcile`: two clusters, slot by slot.
+
+The keys of many slots are summed up on both sides; where the sums differ, those of the halves are asked for, and so on
+down to one slot, whose keys are then looked at. What is equal costs two short replies for some hundred keys.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from slotwise.consistency import large
+from slotwise.consistency.digests import (
+    ABSENT,
+    COUNTS,
+    DAMAGED,
+    ELSEWHERE,
+    LARGE,
+    LARGE_ELEMENTS,
+    MAGIC,
+    REPLACE_IF_SAME,
+    SLOTS,
+    VERSIONED,
+    Look,
+)
+from slotwise.consistency.findings import Failure
+from slotwise.consistency.nodes import AT_ONCE, FAILURES, View, Wire
+from slotwise.consistency.nodes import SLOTS as ALL_SLOTS
+from slotwise.consistency.repair import look_at, put
+
+Side = Literal["a", "b"]
+
+#: Differences that a report keeps; the others are counted.
+KEPT = 10_000
+# Keys, and slots, in one sum.
+_KEYS, _SLOTS = 500, 1024
+_TASKS = 16
+_PROGRESS = 0.2
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key that two clusters do not have alike. The key is left out of its text."""
+
+    #: only_in_a, only_in_b, different, wrong_ttl, or busy: it changed each time it was looked at.
+    kind: str
+    slot: int
+    type: str
+    #: "a" or "b", whose version is the newer one, or which of them is versioned at all; None if nobody can tell.
+    newer: str | None
+    #: Whether both are alike now; None if nobody tried, False for a conflict that was left.
+    reconciled: bool | None = None
+    key: bytes = field(default=b"", repr=False)
+
+    def as_dict(self, show_keys: bool = False) -> dict[str, Any]:
+        """For JSON; a key that is not UTF-8 is shown with backslashes."""
+        told = asdict(self)
+        del told["key"]
+        if show_keys:
+            told["key"] = self.key.decode("utf-8", "backslashreplace")
+        return told
+
+
+@dataclass
+class ComparisonReport:
+    """What came of a comparison."""
+
+    #: Unix time.
+    began: float
+    seconds: float = 0.0
+    #: Keys of either side when their slots were counted.
+    keys_a: int = 0
+    keys_b: int = 0
+    #: Slots whose keys had to be looked at one by one.
+    slots_looked_into: int = 0
+    #: Kind -> how many, also of those beyond the differences that are kept.
+    counts: Counter[str] = field(default_factory=Counter)
+    reconciled: int = 0
+    #: Left as they are, because no version says who is right.
+    conflicts: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def different(self) -> int:
+        """How many keys are not alike: all but "busy"."""
+        return self.counts.total() - self.counts["busy"]
+
+    @property
+    def equal(self) -> bool:
+        """Whether all was compared and is alike."""
+        return not (self.different or self.failures or self.stopped)
+
+    @property
+    def mended(self) -> bool:
+        """Whether all is alike now: it was, or was reconciled."""
+        return self.different == self.reconciled and not (self.failures or self.stopped)
+
+    def as_dict(self, show_keys: bool = False) -> dict[str, Any]:
+        """For JSON."""
+        told = asdict(self)
+        told["differences"] = [difference.as_dict(show_keys) for difference in self.differences]
+        return {"equal": self.equal, "mended": self.mended, **told, "counts": dict(self.counts)}
+
+
+# -- who is right ------------------------------------------------------------------------------------------------------
+
+
+def rank(look: Look) -> tuple[int, bytes, bytes, float]:
+    """Last write wins as a total order of copies: nothing, damaged, then by version. Of equal ones the later expiry."""
+    order = {ABSENT: 0, VERSIONED: 2}.get(look.letter, 1)
+    expires = float("inf") if look.expires == -1 else look.expires
+    return order, look.version or b"", look.digest, expires
+
+
+def merge(one: Look, other: Look) -> Look:
+    """The one of two copies that is to be everywhere. Commutative, associative, idempotent."""
+    return max(one, other, key=rank)
+
+
+def decide(a: Look, b: Look, prefer: Side | None) -> Side | None:
+    """Whose copy both are to have; None for a conflict. ``prefer`` settles what versions cannot."""
+    known = {VERSIONED, DAMAGED, ABSENT}
+    if VERSIONED in (a.letter, b.letter) and {a.letter, b.letter} <= known:
+        return "a" if merge(a, b) is a else "b"
+    if a.value == b.value and a.exists:
+        return "a" if rank(a) >= rank(b) else "b"
+    if prefer is None:
+        return None
+    # What only one side has is carried over, and never deleted.
+    if not a.exists or not b.exists:
+        return "a" if a.exists else "b"
+    return prefer
+
+
+# -- the comparison ----------------------------------------------------------------------------------------------------
+
+
+class _Cluster:
+    """One of the two: its primaries by their own words."""
+
+    def __init__(self, client: Any, timeout: float, fail: Callable[[str, BaseException], None]) -> None:
+        self._client = client
+        self._timeout = timeout
+        self.primaries: dict[str, tuple[Any, View]] = {}
+        for node in sorted(client.get_nodes(), key=lambda node: str(node.name)):
+            try:
+                wire = self.wire(node)
+            except FAILURES as error:
+                fail(node.name, error)
+                continue
+            try:
+                view = wire.view()
+                if not view.primary_id:
+                    self.primaries[node.name] = node, view
+            except FAILURES as error:
+                fail(node.name, error)
+            finally:
+                wire.close()
+
+    def wire(self, node: Any) -> Wire:
+        wire = Wire(self._client, node, self._timeout)
+        wire.open()
+        return wire
+
+    def owners(self) -> list[str | None]:
+        owners: list[str | None] = [None] * ALL_SLOTS
+        for name, (_, view) in self.primaries.items():
+            for slot in range(ALL_SLOTS):
+                if view.owned[slot]:
+                    owners[slot] = name
+        return owners
+
+
+class _Comparison:
+    def __init__(
+        self,
+        a: Any,
+        b: Any,
+        *,
+        reconcile: bool,
+        prefer: Side | None,
+        ttl_tolerance: float,
+        timeout: float,
+        kept: int,
+        progress: Callable[[int, int], object] | None,
+        stop: threading.Event,
+    ) -> None:
+        self.report = ComparisonReport(time.time())
+        self._lock = threading.Lock()
+        self.clusters = [_Cluster(client, timeout, self._fail) for client in (a, b)]
+        self.reconcile = reconcile
+        self.prefer: Side | None = prefer
+        self.tolerance = ttl_tolerance
+        self._kept = kept
+        self._progress = progress
+        self.stop = stop
+        self._slots_done = 0
+
+    def _fail(self, node: str, error: BaseException) -> None:
+        with self._lock:
+            self.report.failures.append(Failure(node, str(error) or type(error).__name__))
+
+    def run(self) -> ComparisonReport:
+        began = time.monotonic()
+        owners = [cluster.owners() for cluster in self.clusters]
+        pairs: dict[tuple[str, str], list[int]] = {}
+        uncovered = 0
+        for slot, (mine, theirs) in enumerate(zip(*owners, strict=True)):
+            if mine is None or theirs is None:
+                uncovered += 1
+            else:
+                pairs.setdefault((mine, theirs), []).append(slot)
+        if uncovered:
+            self._fail("-", RuntimeError(f"{uncovered:,} slots are not served by both clusters"))
+        self._slots_done = uncovered
+        if pairs:
+            with ThreadPoolExecutor(min(_TASKS, len(pairs)), "slotwise-compare") as pool:
+                running: set[Future[None]] = {
+                    pool.submit(self._compare_nodes, mine, theirs, slots)
+                    for (mine, theirs), slots in pairs.items()
+                }
+                try:
+                    while running:
+                        done, running = wait(running, _PROGRESS, FIRST_EXCEPTION)
+                        for future in done:
+                            future.result()
+                        if self._progress is not None:
+                            self._progress(self._slots_done, ALL_SLOTS)
+                except BaseException:
+                    self.stop.set()
+                    raise
+        self.report.seconds = time.monotonic() - began
+        self.report.stopped = self.stop.is_set()
+        return self.report
+
+    def _compare_nodes(self, mine: str, theirs: str, slots: list[int]) -> None:
+        wires: list[Wire] = []
+        name = mine
+        try:
+            for name, cluster in zip((mine, theirs), self.clusters, strict=True):
+                wires.append(cluster.wire(cluster.primaries[name][0]))
+            _Pair(self, wires[0], wires[1]).compare(slots)
+        except FAILURES as error:
+            self._fail(f"{mine} and {theirs}" if len(wires) == 2 else name, error)
+        finally:
+            for wire in wires:
+                wire.close()
+
+    def counted(self, keys: Sequence[int]) -> None:
+        with self._lock:
+            self.report.keys_a += keys[0]
+            self.report.keys_b += keys[1]
+
+    def passed(self, slots: int) -> None:
+        with self._lock:
+            self._slots_done += slots
+
+    def looking_into_a_slot(self) -> None:
+        with self._lock:
+            self.report.slots_looked_into += 1
+
+    def found(self, difference: Difference) -> None:
+        with self._lock:
+            report = self.report
+            report.counts[difference.kind] += 1
+            report.reconciled += difference.reconciled is True
+            report.conflicts += difference.reconciled is False
+            if len(report.differences) < self._kept:
+                report.differences.append(difference)
+
+
+class _Pair:
+    """The slots that one primary of a and one of b have in common."""
+
+    def __init__(self, whole: _Comparison, a: Wire, b: Wire) -> None:
+        self._whole = whole
+        self._a, self._b = a, b
+
+    def compare(self, slots: list[int]) -> None:
+        for start in range(0, len(slots), _SLOTS):
+            some = slots[start : start + _SLOTS]
+            counts = [list(map(int, text.split(b","))) for text in self._both(COUNTS, *some)]
+            self._whole.counted([sum(numbers) for numbers in counts])
+            group: list[int] = []
+            keys = 0
+            for slot, mine, theirs in zip(some, *counts, strict=True):
+                if self._whole.stop.is_set():
+                    return
+                most = max(mine, theirs)
+                if most > LARGE_ELEMENTS:
+                    self._look_into(slot)
+                    continue
+                if group and keys + most > _KEYS:
+                    self._sum_up(group)
+                    group, keys = [], 0
+                if most:
+                    group.append(slot)
+                    keys += most
+            if group:
+                self._sum_up(group)
+            self._whole.passed(len(some))
+
+    def _both(self, script: Any, *arguments: Any, exact: bool = False) -> tuple[Any, Any]:
+        """The script on both sides at the same time."""
+        for wire in (self._a, self._b):
+            wire.send(script, *((wire.exact,) if exact else ()), *arguments)
+        return self._a.receive(), self._b.receive()
+
+    def _sum_up(self, slots: list[int]) -> None:
+        """Compares the sums of slots, and those of the halves where they differ."""
+        mine, theirs = (list(map(int, text.split())) for text in self._both(SLOTS, *slots, exact=True))
+        # The sums of what expires are rounded.
+        close = abs(mine[3] - theirs[3]) <= 1 + self._whole.tolerance * mine[2]
+        if mine[:3] == theirs[:3] and close and mine[0] >= 0 and mine[4] == theirs[4] == 0:
+            return
+        if len(slots) == 1:
+            self._look_into(slots[0])
+            return
+        half = len(slots) // 2
+        self._sum_up(slots[:half])
+        self._sum_up(slots[half:])
+
+    def _look_into(self, slot: int) -> None:
+        """Compares the keys of a slot one by one."""
+        self._whole.looking_into_a_slot()
+        keys: set[bytes] = set()
+        for wire in (self._a, self._b):
+            count = wire.call("CLUSTER", "COUNTKEYSINSLOT", slot)
+            keys.update(wire.call("CLUSTER", "GETKEYSINSLOT", slot, count) if count else ())
+        ordered = sorted(keys)
+        for start in range(0, len(ordered), AT_ONCE):
+            if self._whole.stop.is_set():
+                return
+            self._look_at(slot, ordered[start : start + AT_ONCE])
+
+    def _look_at(self, slot: int, keys: list[bytes]) -> None:
+        seen: dict[bytes, tuple[Look, Look]] = {}
+        pending = keys
+        for _ in range(large.LOOKS):
+            mine, theirs = self._a.details(pending), self._b.details(pending)
+            following = []
+            for key in pending:
+                a, b = mine[key], theirs[key]
+                if ELSEWHERE in (a.letter, b.letter):
+                    continue
+                same: bool | None = a.value == b.value and self._expire_alike(a, b)
+                if same and a.letter == LARGE:
+                    same = large.same(self._a, self._b, key, a.type, lambda: None)
+                if same:
+                    continue
+                if same is None:
+                    following.append(key)
+                elif seen.get(key) == (a, b):
+                    self._tell(slot, key, a, b)
+                else:
+                    # It has to stand still for two looks.
+                    seen[key] = a, b
+                    following.append(key)
+            pending = following
+            if not pending:
+                return
+        for key in pending:
+            kind = seen[key][0].type if key in seen else ""
+            self._whole.found(Difference("busy", slot, kind, None, None, key))
+
+    def _expire_alike(self, a: Look, b: Look) -> bool:
+        if (a.expires < 0) != (b.expires < 0):
+            return False
+        return abs(a.expires - b.expires) <= self._whole.tolerance * 1000
+
+    def _tell(self, slot: int, key: bytes, a: Look, b: Look) -> None:
+        if LARGE in (a.letter, b.letter) and (a.header + b.header).find(MAGIC) >= 0:
+            a, b = look_at(self._a, key), look_at(self._b, key)
+        if not a.exists:
+            kind = "only_in_b"
+        elif not b.exists:
+            kind = "only_in_a"
+        else:
+            same_value = a.value == b.value and a.letter != LARGE
+            kind = "wrong_ttl" if same_value else "different"
+        newer: Side | None = None
+        if a.version is not None or b.version is not None:
+            mine, theirs = a.version or b"", b.version or b""
+            newer = None if mine == theirs else "a" if mine > theirs else "b"
+        told = Difference(kind, slot, a.type or b.type, newer, None, key)
+        if self._whole.reconcile:
+            told = replace(told, reconciled=self._reconcile(key, a, b))
+        self._whole.found(told)
+
+    def _reconcile(self, key: bytes, a: Look, b: Look) -> bool:
+        side = decide(a, b, self._whole.prefer)
+        if side is None:
+            return False
+        winner, loser = (self._a, self._b) if side == "a" else (self._b, self._a)
+        look, other = (a, b) if side == "a" else (b, a)
+        if look.letter == VERSIONED and other.letter in (VERSIONED, DAMAGED, ABSENT) and a.value != b.value:
+            value = winner.call("GET", key)
+            return value is not None and put(loser, key, value, look.expires) >= 0
+        dump = winner.call("DUMP", key)
+        if dump is None:
+            return False
+        seen = b"-" if other.letter == ABSENT else other.letter.encode() + other.digest
+        return bool(loser.run(REPLACE_IF_SAME, loser.exact, seen, dump, max(0, look.expires), key=key))
+
+
+def compare(
+    a: Any,
+    b: Any,
+    *,
+    ttl_tolerance: float = 2.0,
+    timeout: float = 5.0,
+    kept: int = KEPT,
+    progress: Callable[[int, int], object] | None = None,
+    stop: threading.Event | None = None,
+) -> ComparisonReport:
+    """Compares all keys of two clusters, given as clients: values, types, and expiry within ``ttl_tolerance`` seconds.
+
+    Only primaries are looked at. What is equal costs almost nothing on the wire. A difference has to be there in two looks.
+    ``timeout`` is the seconds that a node has for an answer, ``kept`` how many differences the report keeps. ``progress``
+    is called about five times a second with the slots done and 16,384, ``stop`` ends it early.
+    """
+    return _Comparison(
+        a,
+        b,
+        reconcile=False,
+        prefer=None,
+        ttl_tolerance=ttl_tolerance,
+        timeout=timeout,
+        kept=kept,
+        progress=progress,
+        stop=stop or threading.Event(),
+    ).run()
+
+
+def reconcile(
+    a: Any,
+    b: Any,
+    *,
+    prefer: Side | None = None,
+    ttl_tolerance: float = 2.0,
+    timeout: float = 5.0,
+    kept: int = KEPT,
+    progress: Callable[[int, int], object] | None = None,
+    stop: threading.Event | None = None,
+) -> ComparisonReport:
+    """Compares two clusters as `compare` does, and merges them both ways: of versioned values the newer one wins.
+
+    What no version can decide is a conflict and left, unless ``prefer`` ("a" or "b") says who is right; keys that only one
+    side has are then carried over. Nothing is deleted.
+    """
+    if prefer not in (None, "a", "b"):
+        raise ValueError(f"prefer is {prefer!r}: 'a', 'b' or None")
+    return _Comparison(
+        a,
+        b,
+        reconcile=True,
+        prefer=prefer,
+        ttl_tolerance=ttl_tolerance,
+        timeout=timeout,
+        kept=kept,
+        progress=progress,
+        stop=stop or threading.Event(),
+    ).run()

@@ -1,0 +1,158 @@
+"""Connections of an audit to single nodes, and what a node knows of itself.
+
+They are made from those of the client (credentials, TLS, address remapping) and belong to the audit: nobody's replies
+wait behind a digest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import hiredis
+from redis.cluster import ClusterNode
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from slotwise._slots import key_slot
+from slotwise.consistency.digests import DETAILS, LATER, Look, Script, looks
+
+SLOTS = 16_384
+#: What a node that is down, silent or restarting raises.
+FAILURES = (RedisError, OSError)
+#: Keys in one call of a script, where the client decides.
+AT_ONCE = 250
+#: Seconds between two questions of a replica that is waited for.
+_POLL = 0.005
+
+Argument = str | bytes | int
+
+
+@dataclass
+class View:
+    """What a node says of its place in the cluster (its own line of CLUSTER NODES)."""
+
+    id: str
+    #: The id of its primary; empty for a primary.
+    primary_id: str
+    owned: bytearray = field(repr=False)
+    #: Slots on their way from or to this node.
+    moving: frozenset[int]
+    #: Other nodes by id: address, and whether they are replicas of this one.
+    others: dict[str, tuple[str, bool]] = field(repr=False)
+
+
+class Wire:
+    """One connection to one node. Not for two threads at a time."""
+
+    def __init__(self, client: Any, node: ClusterNode, timeout: float) -> None:
+        self.name: str = node.name
+        pool = client.get_redis_connection(node).connection_pool
+        options = {
+            **pool.connection_kwargs,
+            "decode_responses": False,
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+        }
+        self._connection = pool.connection_class(**options)
+        # Commands under way, for when the server has forgotten the script.
+        self._sent: list[tuple[Script, bytes]] = []
+
+    def open(self) -> None:
+        """Connects. Replicas then answer reads, and reads do not count as use (Redis 7.2 and later)."""
+        self._connection.connect()
+        server = self.info("server")
+        self.run_id = server["run_id"]
+        #: Whether the server tells expiry as a point of time; the scripts' first argument.
+        self.exact = 1 if int(server["redis_version"].partition(".")[0]) >= 7 else 0
+        for command in (("READONLY",), ("CLIENT", "NO-TOUCH", "ON")):
+            with contextlib.suppress(ResponseError):
+                self.call(*command)
+
+    def close(self) -> None:
+        self._connection.disconnect()
+
+    def call(self, *command: Argument) -> Any:
+        """The reply to a command, texts as bytes."""
+        packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # any number of them
+        self._connection.send_packed_command([packed])
+        return self._connection.read_response(disable_decoding=True)
+
+    def send(self, script: Script, *arguments: Argument, key: bytes | None = None) -> None:
+        """Begins a script; `receive` gets its reply. With ``key`` it is KEYS[1]."""
+        keys = (0,) if key is None else (1, key)
+        packed = hiredis.pack_command((b"EVALSHA", script.sha, *keys, *arguments))
+        self._sent.append((script, packed))
+        self._connection.send_packed_command([packed])
+
+    def receive(self) -> Any:
+        script, packed = self._sent.pop(0)
+        try:
+            return self._connection.read_response(disable_decoding=True)
+        except NoScriptError:
+            self.call("SCRIPT", "LOAD", script.source)
+            self._connection.send_packed_command([packed])
+            return self._connection.read_response(disable_decoding=True)
+
+    def run(self, script: Script, *arguments: Argument, key: bytes | None = None) -> Any:
+        self.send(script, *arguments, key=key)
+        return self.receive()
+
+    def details(self, keys: Sequence[bytes]) -> dict[bytes, Look]:
+        """Looks at keys, as many scripts as it takes."""
+        found: dict[bytes, Look] = {}
+        waiting = list(keys)
+        while waiting:
+            asked, waiting = waiting[:AT_ONCE], waiting[AT_ONCE:]
+            later = []
+            for key, look in zip(asked, looks(self.run(DETAILS, self.exact, *asked)), strict=True):
+                if look.letter == LATER:
+                    later.append(key)
+                else:
+                    found[key] = look
+            waiting = later + waiting
+        return found
+
+    def info(self, section: str) -> dict[str, str]:
+        lines = self.call("INFO", section).decode("utf-8", "replace").splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line and line[0] != "#")
+
+    def offset(self) -> int:
+        """How far the replication stream has come here: written by a primary, applied by a replica."""
+        told = self.info("replication")
+        return int(told.get("slave_repl_offset" if told["role"] == "slave" else "master_repl_offset", 0))
+
+    def wait_for(self, offset: int, timeout: float) -> bool:
+        """Whether this replica applies its stream up to ``offset`` within so many seconds."""
+        deadline = time.monotonic() + timeout
+        while self.offset() < offset:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL)
+        return True
+
+    def view(self) -> View:
+        text = self.call("CLUSTER", "NODES").decode("utf-8", "replace")
+        lines = [line.split() for line in text.splitlines() if line]
+        me = next(words for words in lines if "myself" in words[2].split(","))
+        owned, moving = bytearray(SLOTS), set()
+        for word in me[8:]:
+            if word[0] == "[":
+                # "[93->-id]" is on its way to that node, "[93-<-id]" comes from there.
+                moving.add(int(word[1:].partition("-")[0]))
+            else:
+                first, _, last = word.partition("-")
+                for slot in range(int(first), int(last or first) + 1):
+                    owned[slot] = 1
+        others = {
+            words[0]: (words[1].partition("@")[0], words[3] == me[0]) for words in lines if words is not me
+        }
+        return View(me[0], me[3].strip("-"), owned, frozenset(moving), others)
+
+    def holds(self, key: bytes) -> bool:
+        """Whether the key is among the node's, even if the node does not own the slot and answers no command for it."""
+        slot = key_slot(key)
+        count = self.call("CLUSTER", "COUNTKEYSINSLOT", slot)
+        return count > 0 and key in self.call("CLUSTER", "GETKEYSINSLOT", slot, count)
