@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slotwise.errors import SlotNotCoveredError
-from slotwise.routing.plan import keys_in, named_slot, plan_of
+from slotwise.routing.plan import keys_in, named_slot, only_key, plan_of
 
 
 def shape(reply: object) -> object:
@@ -41,6 +41,37 @@ def test_everything_else_takes_the_long_way(name: str) -> None:
 
 def test_flagged_commands_take_the_long_way() -> None:
     assert plan_of("GET", None, flagged=True).first_key == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "at"),
+    [
+        (("GET", "a"), 1),
+        (("GET",), 0),
+        (("EVALSHA", "digest", 1, "a", "argument"), 3),
+        (("evalsha", b"digest", b"1", b"a"), 3),
+        (("EVAL", "return 1", "1", "a"), 3),
+        (("FCALL", "function", 1, "a"), 3),
+        # Several keys, whose slots have to be compared, or none.
+        (("EVALSHA", "digest", 2, "a", "b"), 0),
+        (("EVALSHA", "digest", 0, "a"), 0),
+        (("EVALSHA", "digest", 1), 0),
+        # What is no number of keys is refused further on.
+        (("EVALSHA", "digest", True, "a"), 0),
+        (("EVALSHA", "digest", 1.0, "a"), 0),
+        (("EVALSHA", "digest", [1], "a"), 0),
+        # A count elsewhere, or one that is waited behind.
+        (("ZUNION", 1, "a", "b"), 0),
+        (("BLMPOP", 1, 1, "a", "LEFT"), 0),
+    ],
+)
+def test_the_only_key_of_a_script_goes_straight(call: tuple[object, ...], at: int) -> None:
+    plan = plan_of(str(call[0]), None, flagged=False)
+    assert only_key(plan, call) == at
+
+
+def test_the_only_key_of_a_flagged_script_does_not() -> None:
+    assert only_key(plan_of("EVALSHA", None, flagged=True), ("EVALSHA", "digest", 1, "a")) == 0
 
 
 @pytest.mark.parametrize(
