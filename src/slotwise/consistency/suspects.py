@@ -186,6 +186,10 @@ class Suspects:
         own = {DAMAGED: "damaged", UNKNOWN: "unknown_format"}.get(look.letter)
         if look.letter == LARGE and look.header.startswith(MAGIC):
             own = large.fault(primary, key)
+            # At a glance it was only large.
+            with self._audit.lock:
+                self._audit.report.versioned += 1
+                self._audit.report.unversioned -= 1
         findings = []
         if own is not None:
             findings.append(self._finding(own, key, look, None, None))
