@@ -1,14 +1,14 @@
 """What can go wrong with versioned values. No text holds a key or a value.
 
-    RedisError
-    └── ConsistencyError
-        ├── NotAValueError       the key holds no string: a list, a hash, ...
-        ├── StoredFormError      a string that is no versioned value
-        │   ├── ForeignValueError    somebody else's form; a counter, for instance
-        │   ├── UnknownFormatError   a newer format, or flags that this version does not know
-        │   └── DamagedValueError    cut short, or another checksum than it says
-        ├── VersionDriftError    a version from the far future
-        └── BatchError           some of many keys failed; holds the results of all
+RedisError
+└── ConsistencyError
+    ├── NotAValueError       the key holds no string: a list, a hash, ...
+    ├── StoredFormError      a string that is no versioned value
+    │   ├── ForeignValueError    somebody else's form; a counter, for instance
+    │   ├── UnknownFormatError   a newer format, or flags that this version does not know
+    │   └── DamagedValueError    cut short, or another checksum than it says
+    ├── VersionDriftError    a version from the far future
+    └── BatchError           some of many keys failed; holds the results of all
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class UnknownFormatError(StoredFormError):
     """The value was written in a format that this version of slotwise does not know."""
 
     def __init__(
-        self, message: str = "the value has a format that this version of slotwise does not know; install a newer one"
+        self,
+        message: str = "the value has a format that this version of slotwise does not know; install a newer one",
     ) -> None:
         super().__init__(message)
 
@@ -84,7 +85,8 @@ class VersionDriftError(ConsistencyError):
     """A version is further ahead of the wall clock than ``max_drift``: a host's clock is wrong, there or here."""
 
     def __init__(
-        self, message: str = "a version lies further in the future than max_drift: compare the clocks of the hosts"
+        self,
+        message: str = "a version lies further in the future than max_drift: compare the clocks of the hosts",
     ) -> None:
         super().__init__(message)
 
