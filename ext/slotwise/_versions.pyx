@@ -447,9 +447,8 @@ def newest(*columns):
     for i in range(1, len(held)):
         if (<Column>held[i]).count != n:
             raise ValueError(f"columns of {n} and {(<Column>held[i]).count} versions")
-    cdef int c, width = <int>len(held), winner
-    cdef bint newer
-    cdef uint64_t high, low, best_high, best_low
+    cdef Py_ssize_t c, width = len(held)
+    cdef uint64_t high, low, best_high, best_low, winner, newer
     cdef Py_buffer winners_view, versions_view
     cdef uint8_t *winner_out
     cdef unsigned char *version_out
@@ -475,11 +474,12 @@ def newest(*columns):
                 high = slotwise_load64(cursors[c].at)
                 low = slotwise_load64(cursors[c].at + 8)
                 cursors[c].at += cursors[c].step
-                # Choices of values, which the compiler makes without a jump.
-                newer = (high > best_high) | ((high == best_high) & (low > best_low))
-                winner = c if newer else winner
-                best_high = high if newer else best_high
-                best_low = low if newer else best_low
+                # All ones if it is newer, else zero: of a condition the compiler makes a jump, and every other one is
+                # guessed wrong.
+                newer = -<uint64_t>((high > best_high) | ((high == best_high) & (low > best_low)))
+                winner ^= (winner ^ <uint64_t>c) & newer
+                best_high ^= (best_high ^ high) & newer
+                best_low ^= (best_low ^ low) & newer
             winner_out[i] = <uint8_t>winner
             slotwise_store64(version_out + WIDTH * i, best_high)
             slotwise_store64(version_out + WIDTH * i + 8, best_low)

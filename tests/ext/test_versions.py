@@ -480,7 +480,7 @@ def test_constants_are_the_designs() -> None:
         MAGIC.decode()
 
 
-@pytest.mark.parametrize("size", [*range(200), 470, 494, 495, 496, 497, 600, 65_536, 3_000_000])
+@pytest.mark.parametrize("size", [*range(200), 400, 430, 431, 432, 433, 600, 65_536, 3_000_000])
 def test_sizes_around_the_blocks_of_the_checksum(size: int) -> None:
     payload = random.Random(size).randbytes(size)
     stored = seal(SAMPLE, 0, payload)
@@ -532,7 +532,7 @@ def test_flags_of_the_future_are_not_unsealed(flags: int) -> None:
     assert header(stored) == (SAMPLE, flags)
 
 
-@pytest.mark.parametrize("size", [0, 1, 5, 30, 31, 39, 100, 495, 496, 700])
+@pytest.mark.parametrize("size", [0, 1, 5, 30, 31, 39, 100, 431, 432, 700])
 def test_every_flipped_bit_is_found(size: int) -> None:
     stored = seal(SAMPLE, 0, random.Random(size).randbytes(size))
     for bit in range(len(stored) * 8):
