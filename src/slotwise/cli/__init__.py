@@ -20,6 +20,8 @@ COMMANDS = {
         "slotwise.cli.load_test",
         "Show what a cluster takes, how fast it answers, what a fault costs.",
     ),
+    "audit": ("slotwise.cli.audit", "Compare every key on its primary and on its replicas."),
+    "compare": ("slotwise.cli.compare", "Compare two clusters, and merge them."),
 }
 
 

@@ -1,0 +1,1 @@
+"""What an audit costs, and what it finds: ``python -m benchmarks.consistency``."""

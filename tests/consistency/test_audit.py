@@ -1,0 +1,350 @@
+"""`audit` on real clusters: every fault is found, and none besides; what is mended is mended."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from benchmarks.consistency.faults import LASTING, MENDABLE, Expected, Injector, fill, versioned
+
+from slotwise import RedisCluster
+from slotwise._slots import key_slot
+from slotwise.consistency.auditing import audit
+from slotwise.consistency.digests import LARGE_BYTES
+from slotwise.local import LocalCluster, LocalNode
+
+
+@pytest.fixture
+def client(faulty_cluster: LocalCluster) -> Iterator[RedisCluster]:
+    with RedisCluster.from_url(faulty_cluster.url) as client:
+        yield client
+
+
+@pytest.fixture
+def inject(faulty_cluster: LocalCluster, client: RedisCluster) -> Injector:
+    return Injector(faulty_cluster, client)
+
+
+class Writer:
+    """Changes a few keys of all types as fast as it can, until it is left."""
+
+    def __init__(self, url: str) -> None:
+        self._client = RedisCluster.from_url(url)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.rounds = 0
+
+    def _run(self) -> None:
+        client = self._client
+        while not self._stop.is_set():
+            n = self.rounds
+            client.set(f"busy:{n % 50}", n, ex=1_000 + n % 7 * 100)
+            client.set(f"busy:versioned:{n % 50}", versioned(n + 1, b"%d" % n))
+            client.hset(f"busy:hash:{n % 10}", f"field:{n % 2_000}", n)
+            client.lpush(f"busy:list:{n % 10}", n)
+            client.zincrby("busy:zset", 0.5, f"member:{n % 2_000}")
+            client.delete(f"busy:{(n + 25) % 50}")
+            client.sadd("busy:set", n % 3_000)
+            client.xadd("busy:stream", {"n": n}, maxlen=2_000)
+            self.rounds += 1
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._client.close()
+
+
+def test_a_sound_cluster(client: RedisCluster, inject: Injector) -> None:
+    fill(client, 2_000)
+    inject.settle()
+    report = audit(client)
+    assert report.equal
+    assert report.mended
+    assert (report.findings, report.counts, report.failures) == ([], {}, [])
+    assert report.keys == report.copies == report.replica_keys == 2_007
+    assert (report.versioned, report.unversioned) == (201, 1_806)
+    assert report.cursor is None
+    assert len(report.lag) == 3
+    assert all(lag.linked for lag in report.lag)
+    json.dumps(report.as_dict())
+
+
+def test_every_fault_is_found_and_none_besides(
+    faulty_cluster: LocalCluster, client: RedisCluster, inject: Injector
+) -> None:
+    fill(client, 1_000)
+    for name, fault in {**MENDABLE, **LASTING}.items():
+        for n in range(3):
+            fault(inject, f"fault:{name}:{n}")
+    inject.settle()
+    with Writer(faulty_cluster.url) as writer:
+        report = audit(client)
+    assert writer.rounds > 10
+    assert inject.found(report) == inject.expected
+    assert report.different == len(inject.expected)
+    assert not report.equal
+
+
+def test_repair(faulty_cluster: LocalCluster, client: RedisCluster, inject: Injector) -> None:
+    fill(client, 500)
+    for name, fault in MENDABLE.items():
+        for n in range(3):
+            fault(inject, f"fault:{name}:{n}")
+    inject.settle()
+    with Writer(faulty_cluster.url):
+        report = audit(client, repair=True)
+    assert inject.found(report) == inject.expected
+    assert {finding.kind for finding in report.findings if finding.repaired is not True} <= {"busy"}
+    assert report.mended
+    inject.settle()
+    again = audit(client)
+    assert again.equal, again
+    # The newer value has won, wherever it was; of the others the primary's.
+    for n in range(3):
+        assert client.get(f"fault:newer_on_the_replica:{n}") == versioned(2_000, b"new")
+        assert client.get(f"fault:newer_on_the_primary:{n}") == versioned(2_000, b"new")
+        assert client.get(f"fault:damaged_primary:{n}") == versioned(1_000, b"payload")
+        assert client.get(f"fault:damaged_replica:{n}") == versioned(1_000, b"payload")
+        assert client.get(f"fault:different:{n}") == b"of the primary"
+        assert client.get(f"fault:misplaced:{n}") == b"astray"
+        assert client.exists(f"fault:extra:{n}") == 0
+        assert 5_000 < client.ttl(f"fault:wrong_ttl:{n}") <= 9_000
+        assert client.ttl(f"fault:ttl_of_the_replica:{n}") == -1
+
+
+def test_what_cannot_be_repaired(client: RedisCluster, inject: Injector) -> None:
+    for name, fault in LASTING.items():
+        fault(inject, name)
+    inject.settle()
+    before = {name: client.get(name) for name in LASTING}
+    report = audit(client, repair=True)
+    assert inject.found(report) == inject.expected
+    assert [finding.repaired for finding in report.findings] == [False, False]
+    assert not report.mended
+    assert {name: client.get(name) for name in LASTING} == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("hash", ("HSET", "field:2999", "changed")),
+        ("hash", ("HDEL", "field:2999")),
+        ("set", ("SREM", "2999")),
+        ("zset", ("ZADD", "0.5", "member:2999")),
+        ("list", ("LSET", "2999", "changed")),
+        ("string", ("SETRANGE", "999999", "y")),
+        ("stream", ("XADD", "9999-1", "n", "1")),
+        ("stream", ("XGROUP", "SETID", "group", "0")),
+    ],
+)
+def test_a_large_value(client: RedisCluster, inject: Injector, kind: str, change: tuple[str, ...]) -> None:
+    fill(client, 0)
+    inject.settle()
+    key = f"large:{kind}"
+    at = 2 if change[0] == "XGROUP" else 1
+    inject.alone(key, *change[:at], key, *change[at:])
+    report = audit(client, repair=True)
+    assert inject.found(report) == {Expected("different", key, True)}
+    inject.settle()
+    assert audit(client).equal
+
+
+def test_a_large_damaged_value(client: RedisCluster, inject: Injector) -> None:
+    value = versioned(1_000, b"x" * 2 * LARGE_BYTES)
+    client.set("large", value)
+    inject.settle()
+    inject.alone("large", "SETRANGE", "large", 400_000, "#")
+    report = audit(client, repair=True)
+    assert inject.found(report) == {Expected("damaged", "large", False)}
+    inject.settle()
+    assert audit(client).equal
+    assert client.get("large") == value
+
+
+def test_a_lagging_replica(client: RedisCluster, inject: Injector) -> None:
+    client.set("before", "x")
+    inject.settle()
+    with inject.lagging("late"):
+        report = audit(client, lag_timeout=0.2)
+    assert inject.found(report) == inject.expected
+    [lag] = [lag for lag in report.lag if lag.most_bytes]
+    assert not lag.linked
+    assert lag.late
+    assert lag.node == report.findings[0].replica
+
+
+def test_a_silent_replica(faulty_cluster: LocalCluster, client: RedisCluster, inject: Injector) -> None:
+    inject.missing("fault")
+    owner = inject.owner("fault")
+    victim = next(node for node in faulty_cluster.replicas if node not in faulty_cluster.replicas_of(owner))
+    faulty_cluster.pause(victim)
+    report = audit(client, timeout=0.3)
+    assert [failure.node for failure in report.failures] == [address(victim)]
+    assert inject.found(report) == inject.expected
+    assert not report.equal
+    # The primaries were looked at to their ends.
+    assert all(
+        state["done"]
+        for state in (report.cursor or {"nodes": {}})["nodes"].values()
+        if state["node"] != address(victim)
+    )
+
+
+def test_a_primary_that_fails_on_the_way(
+    faulty_cluster: LocalCluster, client: RedisCluster, inject: Injector
+) -> None:
+    fill(client, 3_000)
+    inject.settle()
+    victim = faulty_cluster.primaries[0]
+
+    def kill(_: Any) -> None:
+        if victim.running:
+            faulty_cluster.kill(victim)
+
+    report = audit(client, rate=4_000, timeout=1.0, progress=kill)
+    assert address(victim) in [failure.node for failure in report.failures]
+    assert report.counts == {}
+    assert not report.equal
+    assert report.cursor is not None
+    # Another takes its place, whose keys come in another order: they are all looked at.
+    faulty_cluster.wait_ready()
+    faulty_cluster.restart(victim)
+    faulty_cluster.wait_ready()
+    client.nodes_manager.initialize()
+    resumed = audit(client, resume=json.loads(json.dumps(report.cursor)))
+    assert resumed.equal, resumed
+    # The others had come to their ends.
+    assert 0 < resumed.keys < 3_007
+
+
+def test_resume(client: RedisCluster, inject: Injector) -> None:
+    fill(client, 2_000)
+    inject.settle()
+    stop = threading.Event()
+    first = audit(client, rate=2_000, stop=stop, progress=lambda now: now.keys > 500 and stop.set())
+    assert first.stopped
+    assert not first.equal
+    assert 0 < first.keys < 2_007
+    second = audit(client, resume=first.cursor)
+    assert second.equal
+    # Not one is left out; a batch of each node may be looked at twice.
+    assert 2_007 <= first.keys + second.keys <= 2_007 + 3 * 250
+    # The cursor of another pattern leads nowhere.
+    assert audit(client, "key:*", resume=first.cursor).keys == 2_000
+
+
+def test_a_pattern(client: RedisCluster, inject: Injector) -> None:
+    fill(client, 300)
+    for prefix in ("in", "out"):
+        for name, fault in MENDABLE.items():
+            fault(inject, f"{prefix}:{name}")
+    inject.settle()
+    report = audit(client, "in:*")
+    assert inject.found(report) == {each for each in inject.expected if each.key.startswith("in:")}
+    # Those that only replicas have are not the primaries'.
+    assert report.keys <= len(MENDABLE)
+
+
+def test_a_sample(client: RedisCluster, inject: Injector) -> None:
+    fill(client, 5_000)
+    inject.settle()
+    keys: set[int] = set()
+    for _ in range(5):
+        report = audit(client, sample=300)
+        assert report.equal
+        keys.add(report.keys)
+        assert 300 <= report.keys < 600
+    # Of everything it is everything.
+    inject.missing("fault")
+    inject.extra("another fault")
+    inject.settle()
+    report = audit(client, sample=100_000)
+    assert report.keys == 5_008
+    assert inject.found(report) == inject.expected
+
+
+def test_a_rate(client: RedisCluster, inject: Injector) -> None:
+    fill(client, 1_000)
+    inject.settle()
+    report = audit(client, rate=2_000)
+    assert report.equal
+    assert report.keys_per_second <= 2_400
+
+
+def test_slots_on_their_way_are_nobodys_fault(
+    faulty_cluster: LocalCluster, client: RedisCluster, inject: Injector
+) -> None:
+    slot = key_slot("{moving}")
+    client.mset({f"{{moving}}:{n}": n for n in range(20)})
+    owner = faulty_cluster.owner_of(slot)
+    other = next(node for node in faulty_cluster.primaries if node is not owner)
+    move = faulty_cluster.slot_move([slot], other)
+    move.open()
+    owner.call("MIGRATE", other.host, other.port, "{moving}:3", 0, 5_000)
+    inject.settle()
+    report = audit(client)
+    assert report.equal
+    assert report.moving == 2  # on its new primary, and on the replica of that
+    move.move_keys()
+    move.close()
+
+
+def test_keys_are_not_told_by_chance(client: RedisCluster, inject: Injector) -> None:
+    inject.missing("secret")
+    report = audit(client)
+    assert "secret" not in f"{report} {report.as_dict()}"
+    assert report.as_dict(show_keys=True)["findings"][0]["key"] == "secret"
+
+
+def test_findings_are_kept_up_to_a_number(client: RedisCluster, inject: Injector) -> None:
+    for n in range(30):
+        inject.missing(f"fault:{n}")
+    report = audit(client, kept=10)
+    assert len(report.findings) == 10
+    assert report.counts == {"missing": 30}
+
+
+def test_forgotten_scripts(faulty_cluster: LocalCluster, client: RedisCluster, inject: Injector) -> None:
+    fill(client, 100)
+    inject.settle()
+    audit(client)
+    for node in faulty_cluster.nodes:
+        node.call("SCRIPT", "FLUSH")
+    assert audit(client).equal
+
+
+def test_no_connections_are_left(faulty_cluster: LocalCluster, client: RedisCluster) -> None:
+    client.set("key", "x")
+    before = [node.info("clients")["connected_clients"] for node in faulty_cluster.nodes]
+    audit(client)
+    audit(client)
+    assert [node.info("clients")["connected_clients"] for node in faulty_cluster.nodes] <= before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pattern": ""},
+        {"sample": 0},
+        {"rate": 0},
+        {"rate": float("nan")},
+        {"batch": 0},
+        {"timeout": 0},
+        {"kept": -1},
+        {"lag_timeout": -1},
+    ],
+)
+def test_options_that_make_no_sense(client: RedisCluster, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must be|is empty"):
+        audit(client, **options)
+
+
+def address(node: LocalNode) -> str:
+    return f"{node.host}:{node.port}"

@@ -1,0 +1,235 @@
+"""`compare` and `reconcile` on two real clusters, and the rule by which copies are merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from benchmarks.consistency.faults import fill, versioned
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slotwise import RedisCluster
+from slotwise._slots import key_slot
+from slotwise.consistency.comparison import ComparisonReport, compare, decide, merge, rank, reconcile
+from slotwise.consistency.digests import NOTHING, Look
+from slotwise.local import LocalCluster, ServerBinary
+
+
+@pytest.fixture(scope="module")
+def other_cluster(server: ServerBinary, security: dict[str, Any]) -> Iterator[LocalCluster]:
+    """Two primaries: their slots are not those of the three."""
+    with LocalCluster(2, 0, server=server.command, **security) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def pair(cluster: LocalCluster, other_cluster: LocalCluster) -> Iterator[tuple[RedisCluster, RedisCluster]]:
+    """Clients of two clusters without keys."""
+    with RedisCluster.from_url(cluster.url) as a, RedisCluster.from_url(other_cluster.url) as b:
+        for client in (a, b):
+            client.flushall(target_nodes="primaries")
+        yield a, b
+        for client in (a, b):
+            client.flushall(target_nodes="primaries")
+
+
+Pair = tuple[RedisCluster, RedisCluster]
+
+
+def told(report: ComparisonReport) -> set[tuple[str, str, str | None]]:
+    return {(each.kind, each.key.decode(), each.newer) for each in report.differences}
+
+
+def test_equal(pair: Pair) -> None:
+    a, b = pair
+    for client in pair:
+        fill(client, 2_000)
+    report = compare(a, b)
+    assert report.equal, report
+    assert report.keys_a == report.keys_b == 2_007
+    assert report.failures == []
+    # Those of the large ones, whose elements sums leave out; two of them may share one.
+    assert report.slots_looked_into == len({key_slot(key) for key in a.scan_iter("large:*")})
+
+
+def test_equal_halves_cost_almost_nothing(
+    pair: Pair, cluster: LocalCluster, other_cluster: LocalCluster
+) -> None:
+    for client in pair:
+        client.mset_nonatomic({f"key:{n}": "x" * 1_000 for n in range(5_000)})
+
+    def sent() -> int:
+        nodes = [*cluster.primaries, *other_cluster.primaries]
+        return sum(int(node.info("stats")["total_net_output_bytes"]) for node in nodes)
+
+    compare(*pair)
+    before = sent()
+    assert compare(*pair).equal
+    # Ten million bytes are stored; the sums, the counts of 2 x 16,384 slots, and who is who.
+    assert sent() - before < 150_000
+
+
+def test_differences(pair: Pair) -> None:
+    a, b = pair
+    for client in pair:
+        fill(client, 1_000)
+    a.set("only:a", "x")
+    b.set("only:b", "x")
+    a.set("different", "a")
+    b.set("different", "b")
+    a.set("newer:a", versioned(2_000, b""))
+    b.set("newer:a", versioned(1_000, b""))
+    a.set("newer:b", versioned(1_000, b""))
+    b.set("newer:b", versioned(2_000, b""))
+    a.set("ttl", "x", ex=1_000)
+    b.set("ttl", "x", ex=2_000)
+    a.set("no:ttl", "x")
+    b.set("no:ttl", "x", ex=2_000)
+    a.hset("large:hash", "field:2999", "changed")
+    b.lset("key:3", 0, "changed")
+    expected = {
+        ("only_in_a", "only:a", None),
+        ("only_in_b", "only:b", None),
+        ("different", "different", None),
+        ("different", "newer:a", "a"),
+        ("different", "newer:b", "b"),
+        ("wrong_ttl", "ttl", None),
+        ("wrong_ttl", "no:ttl", None),
+        ("different", "large:hash", None),
+        ("different", "key:3", None),
+    }
+    report = compare(a, b)
+    assert told(report) == expected
+    assert not report.equal
+    assert "only:a" not in f"{report} {report.as_dict()}"
+    # The other way round everything is told the other way round.
+    turned = {"a": "b", "b": "a", None: None}
+    kinds = {"only_in_a": "only_in_b", "only_in_b": "only_in_a"}
+    assert told(compare(b, a)) == {
+        (kinds.get(kind, kind), key, turned[newer]) for kind, key, newer in expected
+    }
+
+
+def test_a_slot_with_many_keys(pair: Pair) -> None:
+    for client in pair:
+        client.mset({f"{{tag}}:{n}": n for n in range(3_000)})
+    a, b = pair
+    assert compare(a, b).equal
+    b.set("{tag}:2999", "changed")
+    b.delete("{tag}:7")
+    report = compare(a, b)
+    assert told(report) == {("different", "{tag}:2999", None), ("only_in_a", "{tag}:7", None)}
+    assert report.slots_looked_into == 1
+
+
+def test_values_too_big_to_sum_up(pair: Pair) -> None:
+    for client in pair:
+        client.mset({f"{{tag}}:{n}": "x" * 200_000 for n in range(40)})
+    a, b = pair
+    assert compare(a, b).equal
+    b.setrange("{tag}:39", 199_999, "y")
+    assert told(compare(a, b)) == {("different", "{tag}:39", None)}
+
+
+def test_reconcile_by_version(pair: Pair) -> None:
+    a, b = pair
+    new = versioned(2_000, b"new")
+    a.set("newer:a", new, ex=1_000)
+    b.set("newer:a", versioned(1_000, b"old"))
+    b.set("newer:b", new)
+    a.set("newer:b", versioned(1_000, b"old"))
+    a.set("only:a", new)
+    b.set("only:b", new)
+    a.set("damaged", b"\xc1SW\x01" + bytes(30))
+    b.set("damaged", new)
+    report = reconcile(a, b)
+    assert report.mended
+    assert report.reconciled == 5
+    assert compare(a, b).equal
+    for key in ("newer:a", "newer:b", "only:a", "only:b", "damaged"):
+        assert a.get(key) == b.get(key) == new
+    assert 900 < b.ttl("newer:a") <= 1_000
+    # Once more changes nothing.
+    assert reconcile(a, b).equal
+
+
+def test_conflicts_are_left_unless_one_side_is_preferred(pair: Pair) -> None:
+    a, b = pair
+    a.set("value", "a")
+    b.set("value", "b")
+    a.rpush("list", "a")
+    b.rpush("list", "b")
+    a.sadd("only:a", "x")
+    b.hset("only:b", "field", "x")
+    a.set("versioned", versioned(1_000, b""))
+    b.set("versioned", "not versioned")
+    report = reconcile(a, b)
+    assert (report.reconciled, report.conflicts, report.different) == (0, 5, 5)
+    assert not report.mended
+    assert (a.get("value"), b.get("value")) == (b"a", b"b")
+    assert reconcile(a, b, prefer="b").mended
+    assert compare(a, b).equal
+    assert (a.get("value"), a.lrange("list", 0, -1)) == (b"b", [b"b"])
+    assert a.get("versioned") == b"not versioned"
+    assert b.smembers("only:a") == {b"x"}
+    assert a.hgetall("only:b") == {b"field": b"x"}
+
+
+def test_prefer_is_a_or_b(pair: Pair) -> None:
+    with pytest.raises(ValueError, match="prefer"):
+        reconcile(*pair, prefer="c")  # type: ignore[arg-type]
+
+
+# -- the rule ----------------------------------------------------------------------------------------------------------
+
+
+def look(letter: str, milliseconds: int, digest: int, expires: int) -> Look:
+    header = versioned(milliseconds, b"")[:25] if letter in "vd" else b""
+    return Look(letter, b"%d" % digest, expires, 30, header, "string")
+
+
+LOOKS = st.one_of(
+    st.just(NOTHING),
+    st.builds(
+        look,
+        st.sampled_from("vd"),
+        st.integers(1, 3),
+        st.integers(0, 2),
+        st.sampled_from([-1, 1_000, 2_000]),
+    ),
+)
+
+
+@given(LOOKS, LOOKS, LOOKS)
+def test_merge_is_commutative_associative_idempotent(x: Look, y: Look, z: Look) -> None:
+    assert rank(merge(x, y)) == rank(merge(y, x))
+    assert rank(merge(merge(x, y), z)) == rank(merge(x, merge(y, z)))
+    assert merge(x, x) == x
+    # What is merged once more is no different.
+    assert rank(merge(merge(x, y), y)) == rank(merge(x, y))
+
+
+@given(st.lists(LOOKS, min_size=1), st.randoms(use_true_random=False))
+def test_any_order_of_merges_gives_the_newest(looks: list[Look], random: Any) -> None:
+    shuffled = list(looks)
+    random.shuffle(shuffled)
+    one, other = looks[0], shuffled[0]
+    for each in looks[1:]:
+        one = merge(one, each)
+    for each in shuffled[1:]:
+        other = merge(each, other)
+    assert rank(one) == rank(other) == max(map(rank, looks))
+    versions = [each.version for each in looks if each.version is not None]
+    assert one.version == (max(versions) if versions else None)
+
+
+@given(LOOKS, LOOKS)
+def test_both_sides_decide_alike(x: Look, y: Look) -> None:
+    here, there = decide(x, y, None), decide(y, x, None)
+    winner = {"a": x, "b": y, None: None}[here]
+    loser = {"a": y, "b": x, None: None}[there]
+    assert (winner is None) == (loser is None)
+    if winner is not None and loser is not None:
+        assert rank(winner) == rank(loser)
