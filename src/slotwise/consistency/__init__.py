@@ -15,9 +15,13 @@ from slotwise.consistency.errors import (
     VersionDriftError,
 )
 from slotwise.consistency.findings import AuditReport, Finding
+from slotwise.consistency.lost import LostWrite
 from slotwise.consistency.monitor import ConsistencyMonitor
+from slotwise.consistency.results import HistoryEntry, StoreStats, Versioned, WriteResult
+from slotwise.consistency.store import AsyncVersionedStore, VersionedStore
 
 __all__ = [
+    "AsyncVersionedStore",
     "AuditReport",
     "BatchError",
     "ComparisonReport",
@@ -27,12 +31,18 @@ __all__ = [
     "Difference",
     "Finding",
     "ForeignValueError",
+    "HistoryEntry",
     "HybridClock",
+    "LostWrite",
     "NotAValueError",
+    "StoreStats",
     "StoredFormError",
     "UnknownFormatError",
     "Version",
     "VersionDriftError",
+    "Versioned",
+    "VersionedStore",
+    "WriteResult",
     "audit",
     "compare",
     "reconcile",

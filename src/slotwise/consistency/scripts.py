@@ -76,9 +76,11 @@ elseif there then
   else wins = a4 > b4 end
 end
 if wins then
-  local ttl = ARGV[2] or ''
-  if ttl == '' then redis.call('SET', KEYS[1], new)
-  else redis.call('SET', KEYS[1], new, 'PX', ttl) end
+  local ttl, done = ARGV[2] or ''
+  if ttl == '' then done = redis.pcall('SET', KEYS[1], new)
+  else done = redis.pcall('SET', KEYS[1], new, 'PX', ttl) end
+  -- No memory, for one. Before Redis 7.0 an error that the script does not catch loses its name.
+  if done.err then return done end
 end
 local reply = wins and 1 or there or 0
 if KEYS[2] then
@@ -98,8 +100,13 @@ end
 return reply
 """)
 
-# Not GETRANGE itself, which a client that reads from replicas would ask one of them.
-HEAD = Script("return redis.call('GETRANGE', KEYS[1], 0, 24)")
+# The first bytes of a value; none of what is no string. Not GETRANGE itself, which a client that reads from replicas would
+# ask one of them.
+HEAD = Script("""\
+local head = redis.pcall('GETRANGE', KEYS[1], 0, 24)
+if type(head) == 'table' and string.find(head.err, 'WRONGTYPE', 1, true) then return '' end
+return head
+""")
 
 # A write that leaves nothing behind: WAIT counts the replicas that have what its own connection wrote, and with it
 # all that was written before. (Since Redis 7.2 a mere read before WAIT will not do.)

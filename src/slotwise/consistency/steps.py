@@ -452,12 +452,12 @@ class Core:
             writes: list[tuple[Any, Version, Command]] = []
             places: dict[Any, int] = {}
             for reply, (key, known) in zip(replies, some, strict=True):
-                if isinstance(reply, Exception) and not isinstance(not_a_value(reply), NotAValueError):
+                if isinstance(reply, Exception):
                     errors[key] = reply
                     continue
                 try:
                     found = header(reply)[0]
-                except (NotSealed, TypeError):
+                except NotSealed:
                     found = None
                 if found is not None and found >= known.version:
                     continue
