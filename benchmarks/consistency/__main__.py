@@ -1,26 +1,23 @@
 """``python -m benchmarks.consistency``: what an audit costs, and what it finds.
 
 The audit runs in a process of its own, whose memory is measured; a client runs beside it in another, whose latencies
-are.
+are (`benchmarks.consistency.process`).
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks.consistency.faults import LASTING, MENDABLE, Expected, Injector, fill
+from benchmarks.consistency.faults import LASTING, MENDABLE, Injector, fill
 from slotwise import RedisCluster
 from slotwise.consistency.auditing import audit
 from slotwise.loadtest.machine import describe
@@ -31,8 +28,6 @@ TARGET_MISSED = 1
 MEMORY = 200_000_000
 #: Of each fault.
 FAULTS = 5
-# Pauses of the client that runs beside: what it notices is the servers' doing, not its own haste.
-_PAUSE = 0.0005
 
 
 @dataclass(frozen=True)
@@ -45,38 +40,10 @@ class Cost:
     equal: bool
 
 
-def audit_here(url: str, rate: float | None) -> None:
-    """The part of the process that audits."""
-    with RedisCluster.from_url(url) as client:
-        report = audit(client, rate=rate)
-    # Linux tells kilobytes, macOS bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    print(json.dumps([report.keys, report.seconds, memory, report.equal]))
-
-
-def beside(url: str) -> None:
-    """The part of the process that has a client run: latencies in ms, until its input ends."""
-    ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
-    latencies = []
-    with RedisCluster.from_url(url) as client:
-        print("ready", flush=True)
-        n = 0
-        while not ended.is_set():
-            began = time.perf_counter()
-            client.get(f"key:{n * 7919 % 1_000_000}")
-            latencies.append(time.perf_counter() - began)
-            n += 1
-            time.sleep(_PAUSE)
-    p50, p99 = np.percentile(latencies, (50, 99)) * 1e3
-    print(json.dumps([p50, p99, len(latencies)]))
-
-
 def run_audit(url: str, rate: float | None) -> Cost:
-    command = [sys.executable, "-m", "benchmarks.consistency", "--audit-here", url]
-    command += [] if rate is None else ["--rate", str(rate)]
-    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.consistency.process", "audit", url]
+    command += [] if rate is None else [str(rate)]
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return Cost(*json.loads(run.stdout))
 
 
@@ -90,7 +57,7 @@ class Beside:
 
     def __enter__(self) -> Beside:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.consistency", "--beside", self._url],
+            [sys.executable, "-m", "benchmarks.consistency.process", "client", self._url],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -114,48 +81,37 @@ def show_faults(console: Console) -> bool:
             for n in range(FAULTS):
                 fault(inject, f"fault:{name}:{n}")
         inject.settle()
-        with inject.lagging("fault:lagging:0"):
-            # The lagging replica is late for whatever is found of its copies: it is told as lagging.
-            found = inject.found(audit(client, lag_timeout=0.5))
-        late = {key for key in inject.expected if Expected("lagging", key.key, True) in found}
-        wanted = {Expected("lagging", each.key, True) if each in late else each for each in inject.expected}
-        by_name = Counter(each.key.split(":")[1] for each in wanted)
-        hit = Counter(each.key.split(":")[1] for each in wanted & found)
-        console.print(f"{'fault':<24}{'injected':>9}{'found':>7}")
-        for name, number in by_name.items():
-            console.print(f"{name:<24}{number:>9}{hit[name]:>7}")
-        false = found - wanted
-        console.print(f"{'false alarms':<24}{'':>9}{len(false):>7}")
-        cluster.wait_ready()
+        found = inject.found(audit(client))
+        expected = set(inject.expected)
         mended = audit(client, repair=True)
         inject.settle()
         again = audit(client)
-        left = {each.key.split(":")[1] for each in inject.found(again)}
+        left = inject.found(again)
+        lasting = {each for each in expected if each.key.split(":")[1] in LASTING}
+        with inject.lagging("fault:lagging:0"):
+            found |= inject.found(audit(client, lag_timeout=0.5)) - left
+        expected |= inject.expected
+        injected = Counter(each.key.split(":")[1] for each in expected)
+        hit = Counter(each.key.split(":")[1] for each in expected & found)
+        console.print(f"{'fault':<24}{'injected':>9}{'found':>7}")
+        for name in (*MENDABLE, *LASTING, "lagging"):
+            console.print(f"{name:<24}{injected[name]:>9}{hit[name]:>7}")
+        console.print(f"{'false alarms':<33}{len(found - expected):>7}")
         console.print(
-            f"{mended.repaired} repaired; a second audit finds {again.different}, all of what has no good copy."
-            if left <= set(LASTING)
-            else f"A second audit finds {again.counts}."
+            f"{mended.repaired} repaired. A second audit finds {again.different}, of which {len(lasting)} have no good copy."
         )
-        return found == wanted and left <= set(LASTING)
+        return found == expected and left == lasting
 
 
 def main(
-    keys: Annotated[int, typer.Option(min=1_000, help="How many the cluster holds.")] = 1_000_000,
+    keys: Annotated[int, typer.Option(min=10_000, help="How many the cluster holds.")] = 1_000_000,
     rate: Annotated[float, typer.Option(help="Keys a second of the slower audit.")] = 20_000,
-    audit_of: Annotated[str | None, typer.Option("--audit-here", hidden=True)] = None,
-    client_of: Annotated[str | None, typer.Option("--beside", hidden=True)] = None,
 ) -> None:
     """Show what an audit of 3 primaries and 3 replicas costs, and what it finds.
 
     Exit code 1 if the process that audits takes 200 MB or more, if a fault is
     not found, or if there is a false alarm.
     """
-    if audit_of is not None:
-        audit_here(audit_of, None if rate == 20_000 and "--rate" not in sys.argv else rate)
-        return
-    if client_of is not None:
-        beside(client_of)
-        return
     console = Console(highlight=False, markup=False, soft_wrap=True)
     machine = describe()
     console.print(", ".join(f"{name}: {value}" for name, value in machine.items()))

@@ -23,8 +23,8 @@ KEPT = 10_000
 _TASKS = 32
 # Seconds between two calls of `progress`.
 _PROGRESS = 0.2
-# With a rate, this many batches a second or more: a node then works in short steps.
-_STEPS = 20
+# With a rate, this many batches a second, of no fewer keys than that: others wait behind short steps only.
+_STEPS, _FEWEST = 400, 25
 
 
 @dataclass(frozen=True)
@@ -290,6 +290,6 @@ def audit(
     if batch < 1 or kept < 0 or not timeout > 0 or lag_timeout < 0 or ttl_tolerance < 0:
         raise ValueError("batch and timeout must be above 0; kept, lag_timeout and ttl_tolerance not below")
     if rate is not None:
-        batch = max(1, min(batch, int(rate / _STEPS)))
+        batch = min(batch, max(_FEWEST, int(rate / _STEPS)))
     options = Options(pattern, sample, repair, rate, ttl_tolerance, lag_timeout, timeout, batch, kept)
     return Audit(client, options, progress, resume, stop or threading.Event()).run()
