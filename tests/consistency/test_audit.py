@@ -287,7 +287,9 @@ def test_slots_on_their_way_are_nobodys_fault(
     other = next(node for node in faulty_cluster.primaries if node is not owner)
     move = faulty_cluster.slot_move([slot], other)
     move.open()
-    owner.call("MIGRATE", other.host, other.port, "{moving}:3", 0, 5_000)
+    options = other.client_options
+    login = ("AUTH2", options["username"], options["password"]) if options.get("password") else ()
+    owner.call("MIGRATE", other.host, other.port, "", 0, 5_000, *login, "KEYS", "{moving}:3")
     inject.settle()
     report = audit(client)
     assert report.equal
