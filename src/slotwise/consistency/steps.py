@@ -358,7 +358,8 @@ class Core:
             except Exception as error:
                 self._count("failed")
                 errors[key] = error
-        self._count("applied", applied)
+        if applied:
+            self._count("applied", applied)
         if self._replicas and applied:
             yield from self._confirm([(key, results[key]) for key, _, _ in writes if results.get(key)])
 
@@ -408,7 +409,8 @@ class Core:
             for i, reply in zip(once_more, fresh, strict=True):
                 replies[i] = reply
             left = [i for i in once_more if isinstance(replies[i], Exception)]
-        self._count("repeated", len(twice))
+        if twice:
+            self._count("repeated", len(twice))
         return replies, twice
 
     def _confirm(self, written: list[tuple[Any, WriteResult]]) -> Steps[None]:
