@@ -404,6 +404,23 @@ def test_observe_takes_versions_only() -> None:
             clock.observe(wrong)  # type: ignore[arg-type]
 
 
+def test_what_another_thread_does_while_the_time_is_asked_counts() -> None:
+    between: list[Callable[[], object]] = []
+
+    def clock() -> int:
+        # Here the interpreter may change threads; another one does this.
+        if between:
+            between.pop()()
+        return WALL_NS
+
+    hybrid = HybridClock(clock, 7, 60_000)
+    between.append(lambda: hybrid.observe(Version(WALL + 9, 0, 0)))
+    hybrid.observe(Version(WALL + 5, 0, 0))
+    assert numbers_of(hybrid.now()) == (WALL + 9, 1, 7)
+    between.append(hybrid.now)
+    assert numbers_of(hybrid.now()) == (WALL + 9, 3, 7)
+
+
 def test_16_threads_never_get_the_same_version() -> None:
     chance = random.Random(1)
     jumps = [WALL_NS + chance.randrange(-2_000_000, 2_000_000) for _ in range(1000)]
