@@ -9,6 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from "_versions.h" nogil:
     uint64_t slotwise_load64(const unsigned char *p)
+    int slotwise_newer(uint64_t high, uint64_t low, uint64_t other_high, uint64_t other_low)
     void slotwise_store64(unsigned char *p, uint64_t number)
     uint32_t slotwise_sha1_start(const unsigned char *p, size_t n)
 

@@ -148,9 +148,7 @@ cdef class Version:
 
 cdef inline int order_of(uint64_t high, uint64_t low, uint64_t other_high, uint64_t other_low) noexcept nogil:
     """-1, 0 or 1 as one version is older than another, equal or newer."""
-    # No branch: the processor would guess every other one wrong.
-    cdef int order = 2 * ((high > other_high) - (high < other_high)) + (low > other_low) - (low < other_low)
-    return (order > 0) - (order < 0)
+    return slotwise_newer(high, low, other_high, other_low) - slotwise_newer(other_high, other_low, high, low)
 
 
 ZERO = Version()
@@ -476,7 +474,7 @@ def newest(*columns):
                 cursors[c].at += cursors[c].step
                 # All ones if it is newer, else zero: of a condition the compiler makes a jump, and every other one is
                 # guessed wrong.
-                newer = -<uint64_t>((high > best_high) | ((high == best_high) & (low > best_low)))
+                newer = -<uint64_t>slotwise_newer(high, low, best_high, best_low)
                 winner ^= (winner ^ <uint64_t>c) & newer
                 best_high ^= (best_high ^ high) & newer
                 best_low ^= (best_low ^ low) & newer
