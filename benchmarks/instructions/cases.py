@@ -161,3 +161,50 @@ def async_link_gets() -> Step:
     from benchmarks.canned import VALUE, together
 
     return together(GETS, VALUE)
+
+
+# -- versions ---------------------------------------------------------------------------------------------------------
+
+
+@case("versions: a clock's now()")
+def version_now() -> Step:
+    from slotwise._versions import HybridClock
+
+    # The wall clock stands still: every version borrows, as in a busy millisecond.
+    return HybridClock(lambda: 1_700_000_000_000_000_000, 1, 60_000).now
+
+
+@case("versions: seal 100 bytes")
+def version_seal() -> Step:
+    from slotwise._versions import Version, seal
+
+    return partial(seal, Version(1_700_000_000_000, 1, 2), 0, b"x" * 100)
+
+
+@case("versions: unseal 100 bytes")
+def version_unseal() -> Step:
+    from slotwise._versions import Version, seal, unseal
+
+    return partial(unseal, seal(Version(1_700_000_000_000, 1, 2), 0, b"x" * 100))
+
+
+def columns() -> tuple[bytes, bytes]:
+    from slotwise._versions import Version
+
+    ours = [Version(1_700_000_000_000 + number, 0, 1) for number in range(1_000)]
+    theirs = [Version(1_700_000_000_000 + number ^ 1, 0, 2) for number in range(1_000)]
+    return b"".join(map(bytes, ours)), b"".join(map(bytes, theirs))
+
+
+@case("versions: compare 1,000 pairs", per=1_000)
+def versions_compare() -> Step:
+    from slotwise._versions import compare
+
+    return partial(compare, *columns())
+
+
+@case("versions: newest of 1,000 pairs", per=1_000)
+def versions_newest() -> Step:
+    from slotwise._versions import newest
+
+    return partial(newest, *columns())

@@ -68,14 +68,14 @@ def count(
 ):
     """Counts the operations of a chunk that have ended since this was last called.
 
-    ``ended`` and ``took`` are floats, one an operation, 0 in ``ended`` for what is under way; ``late`` as well, or it is
-    empty. ``left`` are the numbers that were under way last time, None the first time. What ended before ``zero``, or
-    ``seconds`` later, is left out. ``table_of(second)`` gives that second's ``uint32`` table, a number for each place (kind *
-    all shards + shard) and bin; ``key_sums`` has one for each place; ``newest``, one a shard, is when each was answered last;
-    ``lates`` counts hundredths of milliseconds.
+    ``ended`` and ``took`` are floats, one an operation, 0 in ``ended`` for what is under way; ``late`` as well, or it
+    is empty. ``left`` are the numbers that were under way last time, None the first time. What ended before ``zero``,
+    or ``seconds`` later, is left out. ``table_of(second)`` gives that second's ``uint32`` table, a number for each
+    place (kind * all shards + shard) and bin; ``key_sums`` has one for each place; ``newest``, one a shard, is when
+    each was answered last; ``lates`` counts hundredths of milliseconds.
 
-    Returns the numbers that are under way now, and those that have ended and are in ``failed``, which are in no table. Raises
-    ValueError for columns of several lengths, IndexError for a kind or shard beyond the tables.
+    Returns the numbers that are under way now, and those that have ended and are in ``failed``, which are in no
+    table. Raises ValueError for columns of several lengths, IndexError for a kind or shard beyond the tables.
     """
     cdef Py_ssize_t size = PyList_GET_SIZE(ended), all_shards = newest.shape[0]
     cdef Py_ssize_t n, i, many, place, second, current = -1
