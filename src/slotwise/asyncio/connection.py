@@ -26,6 +26,7 @@ from redis.backoff import NoBackoff
 from slotwise._aioengine import AsyncEndpoint, AsyncEngine
 from slotwise._aiolink import AsyncLink, Unusual
 from slotwise._reply import ServerError
+from slotwise.asyncio.waking import wake
 from slotwise.errors import (
     ClosedClientError,
     ConnectionError,
@@ -57,9 +58,7 @@ def _wake(waiting: list[asyncio.Future[None]], opening: asyncio.Task[AsyncLink])
     if not opening.cancelled():
         # Retrieved, though everybody may have gone away.
         opening.exception()
-    for opened in waiting:
-        if not opened.done():
-            opened.set_result(None)
+    wake(waiting)
 
 
 class _ProtocolLink(AsyncLink, asyncio.BufferedProtocol):
@@ -114,6 +113,8 @@ class AsyncNodePool:
         if link is not None and not link.retired:
             return link
         if place not in self._opening:
+            # Before a task and a connection are made, which thousands of calls would do who wait for the node.
+            self.breaker.refuse(self.node.name, time.monotonic())
             opening = asyncio.create_task(self._open_shared(endpoint, place))
             self._opening[place] = opening, []
             opening.add_done_callback(partial(_wake, self._opening[place][1]))

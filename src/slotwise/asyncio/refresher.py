@@ -11,6 +11,7 @@ import weakref
 from contextlib import suppress
 from typing import Protocol
 
+from slotwise.asyncio.waking import wake
 from slotwise.routing.inquiry import logged
 from slotwise.routing.refresh import WATCH_INTERVAL, Schedule
 from slotwise.routing.topology import Address
@@ -47,6 +48,8 @@ class Refresher:
         # Between `start` and `end`: what a call wishes that outlives its client is nobody's.
         self._running = False
         self._timer: asyncio.TimerHandle | None = None
+        # When it goes off: uvloop's do not tell if that is at once.
+        self._timer_due = 0.0
         self._task: asyncio.Task[None] | None = None
         # Nodes that owe replies and send nothing, and when to look for them next.
         self._silent: set[Address] = set()
@@ -86,8 +89,10 @@ class Refresher:
             if self._running:
                 await asyncio.wait([done], timeout=seconds)
         finally:
-            if done in self._waiting:
-                self._waiting.remove(done)
+            # Not when it is over: to look for it takes the longer, the more wait. It may be about to be woken.
+            if not done.done():
+                with suppress(ValueError):
+                    self._waiting.remove(done)
 
     async def end(self) -> None:
         """Ends the refreshes; `start` or a wish begins anew."""
@@ -109,11 +114,12 @@ class Refresher:
         now = loop.time()
         when = min(self.schedule.look_due(now, failed=bool(self.failed)), self._watch_due)
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_due <= when:
                 # It looks for itself what is due.
                 return
             self._timer.cancel()
         self._timer = loop.call_at(when, _begin, weakref.ref(self))
+        self._timer_due = when
 
     def begin(self) -> None:
         """A timer's part: the refresh, if it is due."""
@@ -171,9 +177,7 @@ class Refresher:
 
     def _tell(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for done in waiting:
-            if not done.done():
-                done.set_result(None)
+        wake(waiting)
 
 
 def _begin(reference: weakref.ref[Refresher]) -> None:

@@ -14,6 +14,7 @@ import random as _random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 from slotwise.errors import (
     AuthenticationError,
@@ -169,6 +170,18 @@ class Breaker:
             self._probing = False
             self._due = [now]
 
+    def refuse(self, node: str, now: float) -> None:
+        """Raises `NodeUnavailableError`, which names ``node``, when no opening would be let through. Takes nothing.
+
+        For who would have to make much before it could ask `opening`.
+        """
+        if not self.may_probe(now):
+            self._refused(node, now)
+
+    def _refused(self, node: str, now: float) -> NoReturn:
+        left = self.retry_in(now)
+        raise NodeUnavailableError(f"{node} did not answer; the next try is in {left:.2f} seconds", left)
+
     @contextmanager
     def opening(self, node: str, clock: Callable[[], float]) -> Iterator[None]:
         """While a connection to ``node``, named in the error, is opened; raises `NodeUnavailableError` instead of that.
@@ -178,8 +191,7 @@ class Breaker:
         probe = not self.closed
         began = clock()
         if probe and not self.admit(began):
-            left = self.retry_in(clock())
-            raise NodeUnavailableError(f"{node} did not answer; the next try is in {left:.2f} seconds", left)
+            self._refused(node, clock())
         self._began.append(began)
         try:
             yield
