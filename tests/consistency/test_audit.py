@@ -131,6 +131,69 @@ def test_what_cannot_be_repaired(client: RedisCluster, inject: Injector) -> None
     assert {name: client.get(name) for name in LASTING} == before
 
 
+def test_misplaced_keys_and_forgotten_scripts(
+    faulty_cluster: LocalCluster, client: RedisCluster, inject: Injector
+) -> None:
+    for n in range(20):
+        inject.misplaced(f"fault:{n}")
+    inject.settle()
+    audit(client, repair=False)
+    before = [int(node.info("stats")["total_connections_received"]) for node in faulty_cluster.nodes]
+    for node in faulty_cluster.nodes:
+        node.call("SCRIPT", "FLUSH")
+    report = audit(client, repair=True)
+    assert inject.found(report) == inject.expected
+    assert report.mended
+    assert client.mget_nonatomic([f"fault:{n}" for n in range(20)]) == [b"astray"] * 20
+    after = [int(node.info("stats")["total_connections_received"]) for node in faulty_cluster.nodes]
+    # Not one for every key.
+    assert sum(after) - sum(before) < 60
+    inject.settle()
+    assert audit(client).equal
+
+
+def test_repair_of_what_somebody_waits_for(
+    faulty_cluster: LocalCluster, client: RedisCluster, inject: Injector
+) -> None:
+    """Redis 8.0 does not survive a client that said NO-TOUCH and wakes up another."""
+    inject.different_entry("fault")
+    inject.missing_hash("hash")
+    owner = inject.owner("fault")
+    reader = RedisCluster.from_url(faulty_cluster.url)
+    waiting = threading.Thread(target=reader.xread, args=({"fault": "1-2"},), kwargs={"block": 1_500})
+    waiting.start()
+    while "blocked_clients:0" in owner.call("INFO", "clients"):
+        assert waiting.is_alive()
+    report = audit(client, repair=True)
+    assert inject.found(report) == inject.expected
+    assert report.mended
+    waiting.join()
+    reader.close()
+    inject.settle()
+    assert audit(client).equal
+
+
+def test_repair_without_memory(faulty_cluster: LocalCluster, client: RedisCluster, inject: Injector) -> None:
+    """What a server refuses to write costs the rest of the audit nothing."""
+    fill(client, 300)
+    for n in range(3):
+        inject.missing(f"fault:{n}")
+    inject.settle()
+    for node in faulty_cluster.primaries:
+        node.call("CONFIG", "SET", "maxmemory", "1")
+    try:
+        report = audit(client, repair=True)
+    finally:
+        for node in faulty_cluster.primaries:
+            node.call("CONFIG", "SET", "maxmemory", "0")
+    assert inject.found(report) == inject.expected
+    assert [finding.repaired for finding in report.findings] == [False] * 3
+    assert not report.mended
+    assert report.keys == 310
+    assert all("'maxmemory'" in failure.error for failure in report.failures)
+    assert report.failures
+
+
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
@@ -224,6 +287,27 @@ def test_a_primary_that_fails_on_the_way(
     assert 0 < resumed.keys < 3_007
 
 
+def test_a_replica_that_the_client_does_not_know(client: RedisCluster, inject: Injector) -> None:
+    """CLUSTER SHARDS tells a replica as loading for some time after its start."""
+    inject.missing("fault")
+    nodes = client.get_nodes()
+    hidden = next(node for node in nodes if node.server_type == "replica")
+
+    class Unaware:
+        """The client, whose table lacks a node."""
+
+        def get_nodes(self) -> list[Any]:
+            return [node for node in nodes if node is not hidden]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(client, name)
+
+    report = audit(Unaware())
+    assert report.failures == []
+    assert len(report.lag) == 3
+    assert inject.found(report) == inject.expected
+
+
 def test_resume(client: RedisCluster, inject: Injector) -> None:
     fill(client, 2_000)
     inject.settle()
@@ -283,6 +367,7 @@ def test_slots_on_their_way_are_nobodys_fault(
 ) -> None:
     slot = key_slot("{moving}")
     client.mset({f"{{moving}}:{n}": n for n in range(20)})
+    client.rpush("{moving}:large", *range(3_000))
     owner = faulty_cluster.owner_of(slot)
     other = next(node for node in faulty_cluster.primaries if node is not owner)
     move = faulty_cluster.slot_move([slot], other)

@@ -13,6 +13,8 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
+from redis.cluster import ClusterNode
+
 from slotwise.consistency.findings import AuditReport, Failure, Finding, Lag
 from slotwise.consistency.nodes import AT_ONCE, FAILURES, View, Wire
 from slotwise.consistency.walks import PrimaryWalk, ReplicaWalk
@@ -208,13 +210,13 @@ class Audit:
                 self._join(shards[view.primary_id], node, wire)
             elif view.primary_id:
                 self.fail(node.name, RuntimeError("its primary does not answer"))
+        self.nodes = {node.name: node for node in nodes}
         failed = {failure.node for failure in self.report.failures}
         for shard in shards.values():
             for id, (address, is_mine) in shard.view.others.items():
                 if is_mine and id not in met and address not in failed:
-                    self.fail(address, RuntimeError(f"a replica of {shard.wire.name} that does not answer"))
+                    self._join_unknown(shard, address)
         self.owners = [(shard.wire.name, shard.view) for shard in shards.values()]
-        self.nodes = {node.name: node for node in nodes}
         self.total = sum(shard.keys for shard in shards.values())
         sample = self.options.sample
         if sample is not None and self.total:
@@ -222,6 +224,18 @@ class Audit:
                 shard.share = -(-sample * shard.keys // self.total)
             self.total = min(self.total, sample)
         return list(shards.values())
+
+    def _join_unknown(self, shard: Shard, address: str) -> None:
+        """A replica that its primary names and the client's table lacks, as it does for seconds after its start."""
+        host, _, port = address.rpartition(":")
+        node = ClusterNode(host, int(port or 0))
+        self.nodes[node.name] = node
+        try:
+            wire = self.wire(node)
+        except FAILURES:
+            self.fail(address, RuntimeError(f"a replica of {shard.wire.name} that does not answer"))
+            return
+        self._join(shard, node, wire)
 
     def _join(self, shard: Shard, node: Any, wire: Wire) -> None:
         """A replica of the shard, with how far it is behind."""

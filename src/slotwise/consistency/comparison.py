@@ -401,9 +401,9 @@ class _Pair:
         winner, loser = (self._a, self._b) if side == "a" else (self._b, self._a)
         look, other = (a, b) if side == "a" else (b, a)
         if look.letter == VERSIONED and other.letter in (VERSIONED, DAMAGED, ABSENT) and a.value != b.value:
-            value = winner.call("GET", key)
+            value = winner.on_key("GET", key)
             return value is not None and put(loser, key, value, look.expires) >= 0
-        dump = winner.call("DUMP", key)
+        dump = winner.on_key("DUMP", key)
         if dump is None:
             return False
         seen = b"-" if other.letter == ABSENT else other.letter.encode() + other.digest

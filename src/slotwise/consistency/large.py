@@ -52,51 +52,51 @@ def same(one: Wire, other: Wire, key: bytes, kind: str, catch_up: Callable[[], o
 def _pieces(one: Wire, key: bytes, kind: str) -> Iterator[_Read]:
     if kind in _ORDERED:
         command, length, step = _ORDERED[kind]
-        yield lambda wire: wire.call(length, key)
-        for start in range(0, one.call(length, key), step):
-            yield lambda wire, start=start: wire.call(command, key, start, start + step - 1)  # type: ignore[misc]
+        yield lambda wire: wire.on_key(length, key)
+        for start in range(0, one.on_key(length, key), step):
+            yield lambda wire, start=start: wire.on_key(command, key, start, start + step - 1)  # type: ignore[misc]
     elif kind == "stream":
         yield lambda wire: wire.run(STREAM_STATE, key)
-        yield lambda wire: wire.call("XLEN", key)
+        yield lambda wire: wire.on_key("XLEN", key)
         begin = b"-"
-        while entries := one.call("XRANGE", key, begin, "+", "COUNT", LARGE_ELEMENTS):
+        while entries := one.on_key("XRANGE", key, begin, "+", "COUNT", LARGE_ELEMENTS):
             first, last = entries[0][0], entries[-1][0]
-            yield lambda wire, first=first, last=last: wire.call("XRANGE", key, first, last)  # type: ignore[misc]
+            yield lambda wire, first=first, last=last: wire.on_key("XRANGE", key, first, last)  # type: ignore[misc]
             begin = b"(" + last
     else:
         # Elements come in another order on every server: all of one are with the other, and there are as many.
         scan, ask, length = _KEYED[kind]
         cursor: Any = b"0"
         while True:
-            cursor, found = one.call(scan, key, cursor, "COUNT", LARGE_ELEMENTS)
+            cursor, found = one.on_key(scan, key, cursor, "COUNT", LARGE_ELEMENTS)
             names = found if kind == "set" else found[::2]
             if names and kind == "zset":
                 # Servers write the same score in different ways.
                 yield lambda wire, names=names: [  # type: ignore[misc]
-                    None if score is None else float(score) for score in wire.call(ask, key, *names)
+                    None if score is None else float(score) for score in wire.on_key(ask, key, *names)
                 ]
             elif names:
-                yield lambda wire, names=names: wire.call(ask, key, *names)  # type: ignore[misc]
+                yield lambda wire, names=names: wire.on_key(ask, key, *names)  # type: ignore[misc]
             if int(cursor) == 0:
                 break
-        yield lambda wire: wire.call(length, key)
+        yield lambda wire: wire.on_key(length, key)
 
 
 def fault(wire: Wire, key: bytes) -> str | None:
     """What is wrong with a large string that begins as versioned values do: "damaged", "unknown_format" or None."""
     for _ in range(LOOKS):
-        header = wire.call("GETRANGE", key, 0, HEADER - 1)
+        header = wire.on_key("GETRANGE", key, 0, HEADER - 1)
         if header[: len(MAGIC)] != MAGIC:
             return None
         if header[3] != FORMAT:
             return "unknown_format"
         checksum, start = hashlib.sha1(), 8
-        while piece := wire.call("GETRANGE", key, start, start + LARGE_BYTES - 1):
+        while piece := wire.on_key("GETRANGE", key, start, start + LARGE_BYTES - 1):
             checksum.update(piece)
             start += len(piece)
         if checksum.digest()[:4] == header[4:8]:
             return None
         # Written in between: the header has another version.
-        if wire.call("GETRANGE", key, 0, HEADER - 1) == header:
+        if wire.on_key("GETRANGE", key, 0, HEADER - 1) == header:
             return "damaged"
     return None

@@ -59,33 +59,65 @@ class Wire:
         self._connection = pool.connection_class(**options)
         # Commands under way, for when the server has forgotten the script.
         self._sent: list[tuple[Script, bytes]] = []
+        # Whether reads leave keys untouched now, and whether the server cannot do that.
+        self._untouched = self._always_touches = False
 
     def open(self) -> None:
-        """Connects. Replicas then answer reads, and reads do not count as use (Redis 7.2 and later)."""
-        self._connection.connect()
-        server = self.info("server")
-        self.run_id = server["run_id"]
-        #: Whether the server tells expiry as a point of time; the scripts' first argument.
-        self.exact = 1 if int(server["redis_version"].partition(".")[0]) >= 7 else 0
-        for command in (("READONLY",), ("CLIENT", "NO-TOUCH", "ON")):
+        """Connects. Replicas then answer reads."""
+        try:
+            self._connection.connect()
+            server = self.info("server")
+            self.run_id = server["run_id"]
+            #: Whether the server tells expiry as a point of time; the scripts' first argument.
+            self.exact = 1 if int(server["redis_version"].partition(".")[0]) >= 7 else 0
             with contextlib.suppress(ResponseError):
-                self.call(*command)
+                self.call("READONLY")
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._connection.disconnect()
 
     def call(self, *command: Argument) -> Any:
-        """The reply to a command, texts as bytes."""
+        """The reply to a command that names no key, texts as bytes."""
         packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # any number of them
         self._connection.send_packed_command([packed])
         return self._connection.read_response(disable_decoding=True)
 
+    def on_key(self, *command: Argument) -> Any:
+        """The reply to a command that names a key, or writes."""
+        self._leave_untouched(False)
+        return self.call(*command)
+
+    def asking(self, *command: Argument) -> Any:
+        """The same, for a key in a slot that the node is importing."""
+        self._leave_untouched(False)
+        self.call("ASKING")
+        return self.call(*command)
+
+    def _leave_untouched(self, untouched: bool) -> None:
+        """Whether the server is to count what follows as use of the keys (Redis 7.2 and later can leave that).
+
+        Only scripts that name no key and write nothing are not counted: Redis 8.0 crashes when a client that said NO-TOUCH
+        names a key of a slot on its way, or wakes up somebody who waits for a list (redis/redis#14415).
+        """
+        if untouched == self._untouched or self._always_touches:
+            return
+        try:
+            self.call("CLIENT", "NO-TOUCH", "ON" if untouched else "OFF")
+        except ResponseError:
+            self._always_touches = True
+        else:
+            self._untouched = untouched
+
     def send(self, script: Script, *arguments: Argument, key: bytes | None = None) -> None:
-        """Begins a script; `receive` gets its reply. With ``key`` it is KEYS[1]."""
+        """Begins a script; `receive` gets its reply. With ``key`` it is KEYS[1]; scripts that write have to be given it."""
+        self._leave_untouched(key is None)
         keys = (0,) if key is None else (1, key)
         packed = hiredis.pack_command((b"EVALSHA", script.sha, *keys, *arguments))
-        self._sent.append((script, packed))
         self._connection.send_packed_command([packed])
+        self._sent.append((script, packed))
 
     def receive(self) -> Any:
         script, packed = self._sent.pop(0)

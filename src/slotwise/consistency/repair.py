@@ -135,7 +135,7 @@ class Mender:
         mine = copies[0]
         own_is_unversioned = mine.exists and not mine.header.startswith(MAGIC)
         if best is not None and best > 0 and not own_is_unversioned:
-            value = wires[best].call("GET", key)
+            value = wires[best].on_key("GET", key)
             if value is not None:
                 put(self._primary, key, value, copies[best].expires)
                 # As new as that, or newer: others may still have less.
@@ -161,21 +161,17 @@ class Mender:
         slot = key_slot(key)
         holder.call("CLUSTER", "SETSLOT", slot, "IMPORTING", owner_id)
         try:
-            look = asked(holder, key)
+            look = _asked(holder, key)
             if look.exists and self._is_wanted(look, key):
-                holder.call("ASKING")
-                dump = holder.call("DUMP", key)
+                dump = holder.asking("DUMP", key)
                 expires = max(0, look.expires)
                 if not self._primary.run(_RESTORE_IF_NONE, dump, expires, key=key) and look.version:
-                    holder.call("ASKING")
-                    put(self._primary, key, holder.call("GET", key), look.expires)
+                    put(self._primary, key, holder.asking("GET", key), look.expires)
             if look.exists:
-                holder.call("ASKING")
-                holder.call("DEL", key)
+                holder.asking("DEL", key)
             else:
                 # Only a replica has it.
-                holder.call("ASKING")
-                holder.run(_DROP, key=key)
+                return bool(holder.asking("EVAL", _DROP.source, 1, key))
         finally:
             holder.call("CLUSTER", "SETSLOT", slot, "STABLE")
         return True
@@ -195,10 +191,10 @@ def look_at(wire: Wire, key: bytes) -> Look:
     return look
 
 
-def asked(wire: Wire, key: bytes) -> Look:
+def _asked(wire: Wire, key: bytes) -> Look:
     """As `look_at`, of a key in a slot that the node is importing."""
-    wire.call("ASKING")
-    return next(looks(wire.run(DETAILS, wire.exact, key)))
+    # The source: NOSCRIPT would use up the ASKING.
+    return next(looks(wire.asking("EVAL", DETAILS.source, 0, wire.exact, key)))
 
 
 def put(primary: Wire, key: bytes, value: bytes, expires: int) -> int:

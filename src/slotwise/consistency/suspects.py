@@ -38,6 +38,7 @@ class Suspects:
         self._lost: set[str] = set()
         self._primary: Wire | None = None
         self._copies: dict[str, Wire] = {}
+        self._owners: dict[str, Wire] = {}
 
     @property
     def waiting(self) -> int:
@@ -205,11 +206,21 @@ class Suspects:
             return
         repaired = None
         if self._audit.options.repair:
-            repaired = self._mender(primary).mend(key, [finding.kind for finding in findings])
+            repaired = self._mend(primary, key, [finding.kind for finding in findings])
         for finding in findings:
             self._audit.found(
                 finding if finding.kind in ("busy", "lagging") else replace(finding, repaired=repaired)
             )
+
+    def _mend(self, primary: Wire, key: bytes, kinds: list[str]) -> bool:
+        try:
+            return self._mender(primary).mend(key, kinds)
+        except FAILURES as error:
+            # A replica that died, or a server that refuses to write, for lack of memory for instance: the others go on.
+            if self._is_gone(primary):
+                raise
+            self._audit.fail(self._shard.wire.name, RuntimeError(f"a repair failed: {error}"))
+            return False
 
     def _mender(self, primary: Wire) -> Mender:
         copies = []
@@ -261,6 +272,9 @@ class Suspects:
                 continue
             if not holder.holds(key) or (replica is not None and primary.holds(key)):
                 continue
+            # It may have gone from the primary a moment ago, brought home by the primary's walk for instance.
+            if replica is not None and self._wait(holder, primary.offset()) and not holder.holds(key):
+                continue
             owner = self._audit.owner_of(slot)
             detail = f"the slot is owned by {owner[0]}" if owner else "nobody owns the slot"
             repaired = None
@@ -273,7 +287,10 @@ class Suspects:
     def _bring_home(self, primary: Wire, key: bytes, owner: tuple[str, Any]) -> bool:
         name, view = owner
         try:
-            return Mender(self._audit.wire(self._audit.nodes[name]), []).take_over(primary, key, view.id)
+            # One connection to an owner, however many keys go there.
+            if name not in self._owners:
+                self._owners[name] = self._audit.wire(self._audit.nodes[name])
+            return Mender(self._owners[name], []).take_over(primary, key, view.id)
         except FAILURES:
             return False
 
