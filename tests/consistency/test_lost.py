@@ -10,9 +10,10 @@ import pytest
 import slotwise
 from slotwise import key_slot
 from slotwise._versions import Version
+from slotwise.consistency.auditing import audit
 from slotwise.consistency.errors import BatchError
 from slotwise.consistency.lost import LostWrite, Memory
-from slotwise.consistency.scripts import HEAD
+from slotwise.consistency.scripts import HEAD, WRITE
 from slotwise.local import LocalCluster
 from slotwise.testing.scripted import ScriptedCluster
 from tests.consistency.conftest import MakeStore
@@ -62,6 +63,12 @@ def test_a_failover_that_lost_writes(
     assert [values[one] for one in mine[1:]] == [b"lost"] * (len(mine) - 2) + [b"anew"]
     for one in mine[:-1]:
         assert store.get_with_version(one).version == written[one].version
+    # All copies have it, that of the primary which lost its place as well.
+    faulty_cluster.heal()
+    with slotwise.RedisCluster.from_url(faulty_cluster.url) as client:
+        report = audit(client)
+    assert report.equal, report
+    assert report.versioned == len(keys)
 
 
 def test_what_is_gone_is_lost(make_store: MakeStore, raw: slotwise.RedisCluster, keys: list[str]) -> None:
@@ -102,6 +109,42 @@ def test_what_others_overwrote_is_not_lost(
     raw.delete(*keys[:1])
     raw.delete(*keys[1:2])
     assert [write.key for write in store.lost_writes()] == keys[1:2]
+
+
+def test_an_older_write_of_its_own_makes_it_forget_nothing(
+    make_store: MakeStore, raw: slotwise.RedisCluster, keys: list[str]
+) -> None:
+    store = make_store(remember=100)
+    newest = store.set(keys[0], b"2").version
+    assert not store.set_if_newer(keys[0], b"1", Version(1))
+    assert not store.set_if_version(keys[0], b"1", Version(1))
+    raw.delete(keys[0])
+    # That nothing is there any more is what it is to tell.
+    assert not store.set_if_version(keys[0], b"1", newest)
+    assert [write.acknowledged for write in store.lost_writes()] == [newest]
+
+
+def test_a_key_is_one_as_text_and_as_bytes(
+    make_store: MakeStore, raw: slotwise.RedisCluster, key: str
+) -> None:
+    store = make_store(remember=100)
+    store.set(key, b"old")
+    store.set_many({key.encode(): b"new"}, ttl=0.02)
+    wait_until(lambda: not raw.exists(key))
+    assert store.lost_writes(rewrite=True) == []
+    assert not raw.exists(key)
+
+
+def test_a_rewritten_deletion_is_one_in_the_history(
+    make_store: MakeStore, raw: slotwise.RedisCluster, key: str
+) -> None:
+    store = make_store(remember=100, history=5)
+    store.delete(key)
+    raw.delete(key)
+    assert [write.rewritten for write in store.lost_writes(rewrite=True)] == [True]
+    assert store.get_with_version(key).deleted
+    assert {entry.action for entry in store.sync_history(key)} == {"delete"}
+    assert 6 * 86400 < raw.ttl(key) <= 7 * 86400
 
 
 def test_only_the_last_keys_are_remembered(
@@ -147,27 +190,52 @@ def test_keys_that_cannot_be_read_are_told(make_store: MakeStore) -> None:
         assert caught.value.results == {"b": LostWrite("b", version, None)}
 
 
+def test_keys_that_cannot_be_written_again_are_told(make_store: MakeStore) -> None:
+    with ScriptedCluster(1) as scripted:
+        node = scripted.nodes[0]
+        node.expect("EVALSHA", WRITE.sha).reply(1)
+        node.expect("EVALSHA", HEAD.sha).reply(b"")
+        node.expect("EVALSHA", WRITE.sha).error("OOM command not allowed when used memory > 'maxmemory'.")
+        store = make_store(scripted, remember=10)
+        store.set("a", b"1")
+        with pytest.raises(BatchError) as caught:
+            store.lost_writes(rewrite=True)
+        assert set(caught.value.errors) == {"a"}
+        assert caught.value.results == {}
+
+
 # -- the memory -------------------------------------------------------------------------------------------------------
 
 
 def test_the_memory_keeps_the_newest_version_of_a_key() -> None:
     memory = Memory(10, 1000)
-    memory.note("a", Version(2), b"two", None)
-    memory.note("a", Version(1), b"one", None)
-    ((_, known),) = memory.all()
-    assert (known.version, known.sealed) == (Version(2), b"two")
+    memory.note(b"a", "a", Version(2), b"two", None)
+    memory.note(b"a", b"a", Version(1), b"one", None)
+    (known,) = memory.all()
+    assert (known.key, known.version, known.sealed) == ("a", Version(2), b"two")
+
+
+def test_the_memory_forgets_a_key_when_it_meets_something_newer() -> None:
+    memory = Memory(10, 1000)
+    memory.note(b"a", "a", Version(2), b"two", None)
+    for version in (1, 2):
+        memory.meet(b"a", Version(version))
+        assert len(memory) == 1
+    memory.meet(b"b", Version(3))
+    memory.meet(b"a", Version(3))
+    assert memory.all() == []
 
 
 def test_the_memory_is_bounded_in_keys_and_bytes() -> None:
     memory = Memory(3, 10)
     for number in range(100):
-        memory.note(number % 7, Version(number), bytes(number % 5), None)
+        memory.note(b"%d" % (number % 7), number % 7, Version(number), bytes(number % 5), None)
         assert len(memory) <= 3
-        assert sum(len(known.sealed or b"") for _, known in memory.all()) <= 10
-    assert [key for key, _ in memory.all()] == [97 % 7, 98 % 7, 99 % 7]
-    memory.note("large", Version(1), bytes(11), None)
-    assert [known.sealed is None for _, known in memory.all()] == [False, False, True]
-    for key, _ in memory.all():
-        memory.forget(key)
-    memory.note("fits again", Version(1), bytes(10), None)
-    assert memory.all()[0][1].sealed == bytes(10)
+        assert sum(len(known.sealed or b"") for known in memory.all()) <= 10
+    assert [known.key for known in memory.all()] == [97 % 7, 98 % 7, 99 % 7]
+    memory.note(b"large", "large", Version(1), bytes(11), None)
+    assert [known.sealed is None for known in memory.all()] == [False, False, True]
+    for known in memory.all():
+        memory.meet(str(known.key).encode(), Version(1000))
+    memory.note(b"fits again", "fits again", Version(1), bytes(10), None)
+    assert memory.all()[0].sealed == bytes(10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -56,6 +57,25 @@ class HistoryEntry(NamedTuple):
     outcome: Literal["applied", "discarded"]
     at: float
     """Seconds since 1970 when it was sent, by its sender's clock."""
+
+
+# Milliseconds since 1970 (6 bytes), action, outcome, version.
+_ENTRY = struct.Struct(">HIss16s")
+
+
+def history_entry(data: bytes) -> HistoryEntry | None:
+    """An entry of a history as it is stored; None for what is none."""
+    if type(data) is not bytes or len(data) != _ENTRY.size:
+        return None
+    high, low, action, outcome, raw = _ENTRY.unpack(data)
+    version = Version.from_bytes(raw)
+    return HistoryEntry(
+        version,
+        version.writer,
+        "delete" if action == b"d" else "set",
+        "applied" if outcome == b"A" else "discarded",
+        (high << 32 | low) / 1000,
+    )
 
 
 @dataclass(slots=True)

@@ -21,6 +21,9 @@ APPLIED = 1
 THERE = 2
 MISSING = 0
 
+DONE = (APPLIED, THERE)
+"""The replies of a write that stands there."""
+
 REFUSALS: dict[int, type[ConsistencyError]] = {
     -1: ForeignValueError,
     -2: UnknownFormatError,

@@ -6,15 +6,12 @@ Each operation is a generator: it yields a request, and is sent its replies. A r
 
 from __future__ import annotations
 
-import struct
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from itertools import islice
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 from redis.client import NEVER_DECODE
 
@@ -28,9 +25,10 @@ from slotwise.consistency.errors import (
     NotAValueError,
     VersionDriftError,
 )
-from slotwise.consistency.lost import LostWrite, Memory
-from slotwise.consistency.results import HistoryEntry, StoreStats, Versioned, WriteResult
-from slotwise.consistency.scripts import ADOPT, APPLIED, BARRIER, HEAD, REFUSALS, THERE, WRITE, Script
+from slotwise.consistency.lost import LostWrite, Memory, find_lost
+from slotwise.consistency.requests import AT_ONCE, Command, Gets, OnNodes, Steps, chunks
+from slotwise.consistency.results import HistoryEntry, StoreStats, Versioned, WriteResult, history_entry
+from slotwise.consistency.scripts import ADOPT, BARRIER, DONE, REFUSALS, WRITE, Script
 from slotwise.consistency.values import Values
 from slotwise.errors import (
     ConnectionError,
@@ -44,41 +42,12 @@ from slotwise.errors import (
 from slotwise.routing.slot_tags import beside
 from slotwise.sync import forks
 
-T = TypeVar("T")
-
-Command: TypeAlias = tuple[Any, ...]
 Seconds: TypeAlias = float | timedelta
-
-
-@dataclass(slots=True)
-class Gets:
-    """A GET of each key."""
-
-    keys: Sequence[Any]
-
-
-@dataclass(slots=True)
-class OnNodes:
-    """Commands to each primary of the keys, over a connection that is nobody else's meanwhile.
-
-    ``commands(keys)`` makes those for the node of these keys. The reply is a list, for each node its keys and its
-    replies.
-    """
-
-    keys: Sequence[Any]
-    commands: Callable[[Sequence[Any]], list[Command]]
-
-
-Request: TypeAlias = list[Command] | Gets | OnNodes
-Steps: TypeAlias = Generator[Request, Any, T]
 
 HISTORY = "slotwise:history:"
 BARRIERS = "slotwise:barrier:"
 
-# Milliseconds since 1970 (6 bytes), action, outcome, version.
-_ENTRY = struct.Struct(">HIss16s")
 # In one batch, so that a call for millions of keys holds no more than that twice.
-_KEYS = 5_000
 _BYTES = 16 << 20
 
 
@@ -185,7 +154,7 @@ class Core:
     def _get_many(self, keys: Iterable[Any]) -> Steps[dict[Any, Any]]:
         found: dict[Any, Any] = {}
         errors: dict[Any, Exception] = {}
-        for some in _chunks(dict.fromkeys(keys), _KEYS):
+        for some in chunks(dict.fromkeys(keys), AT_ONCE):
             for key, reply in zip(some, (yield Gets(some)), strict=True):
                 if reply is None:
                     continue
@@ -209,7 +178,7 @@ class Core:
         now = self.clock.clock() // 1_000_000
         return [
             entry
-            for entry in map(_entry, reply)
+            for entry in map(history_entry, reply)
             if entry is not None and now - entry.at * 1000 <= self._history_ttl
         ]
 
@@ -303,7 +272,7 @@ class Core:
                 errors[key] = error
                 continue
             size += len(sealed)
-            if len(batch) == _KEYS or size >= _BYTES:
+            if len(batch) == AT_ONCE or size >= _BYTES:
                 yield batch
                 batch, size = [], 0
         if batch:
@@ -342,16 +311,16 @@ class Core:
         replies, twice = yield from self._send(commands, WRITE, again=(b"1",) if self._history else ())
         applied = 0
         for i, (reply, (key, version, command)) in enumerate(zip(replies, writes, strict=True)):
-            if type(reply) is int and reply in _DONE:
+            if type(reply) is int and reply in DONE:
                 applied += 1
                 results[key] = WriteResult("applied", version, version)
                 if self._memory is not None:
-                    self._memory.note(key, version, command[3 + command[2]], expires)
+                    self._memory.note(self._encode(key), key, version, command[3 + command[2]], expires)
                 continue
             try:
-                results[key] = self._result(reply, version, i in twice)
-                if self._memory is not None and results[key].outcome == "discarded":
-                    self._memory.forget(key)
+                results[key] = result = self._result(reply, version, i in twice)
+                if self._memory is not None and result.current is not None:
+                    self._memory.meet(self._encode(key), result.current)
             except ConsistencyError as error:
                 self._count("refused")
                 errors[key] = error
@@ -445,43 +414,11 @@ class Core:
     def _lost_writes(self, rewrite: bool) -> Steps[list[LostWrite]]:
         if self._memory is None:
             raise ValueError("the store remembers no writes: make it with remember=10_000, for instance")
-        lost: list[LostWrite] = []
-        errors: dict[Any, Exception] = {}
-        for some in _chunks(self._memory.all(), _KEYS):
-            commands: list[Command] = [("EVALSHA", HEAD.sha, 1, key) for key, _ in some]
-            replies, _ = yield from self._send(commands, HEAD)
-            now = time.monotonic()
-            writes: list[tuple[Any, Version, Command]] = []
-            places: dict[Any, int] = {}
-            for reply, (key, known) in zip(replies, some, strict=True):
-                if isinstance(reply, Exception):
-                    errors[key] = reply
-                    continue
-                try:
-                    found = header(reply)[0]
-                except NotSealed:
-                    found = None
-                if found is not None and found >= known.version:
-                    continue
-                if found is None and known.expires is not None and now >= known.expires:
-                    continue
-                lost.append(LostWrite(key, known.version, found))
-                if rewrite and known.sealed is not None:
-                    px: bytes | int = b""
-                    if known.expires is not None:
-                        px = max(1, int((known.expires - now) * 1000))
-                    places[key] = len(lost) - 1
-                    writes.append(
-                        (key, known.version, self._command(key, known.sealed, self._tail(px, b"", b"s")))
-                    )
-            replies, _ = (yield from self._send([w[2] for w in writes], WRITE)) if writes else ([], set())
-            for reply, (key, version, _) in zip(replies, writes, strict=True):
-                if type(reply) is int and reply in _DONE:
-                    was = lost[places[key]]
-                    lost[places[key]] = LostWrite(key, version, was.found, True)
-        if errors:
-            raise BatchError({write.key: write for write in lost}, errors)
-        return lost
+
+        def write(key: Any, sealed: bytes, px: bytes | int, action: bytes) -> Command:
+            return self._command(key, sealed, self._tail(px, b"", action))
+
+        return find_lost(self._memory, rewrite, self._send, write)
 
     # -- small things ------------------------------------------------------------------------------------------------
 
@@ -521,7 +458,6 @@ class Core:
 
 
 _DELETED: Any = object()
-_DONE = (APPLIED, THERE)
 
 
 def not_a_value(error: Exception) -> Exception:
@@ -538,24 +474,3 @@ def _milliseconds(name: str, seconds: Seconds) -> int:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e12:
         raise DataError(f"{name} is {seconds!r} and has to be a number of seconds above 0")
     return max(1, round(seconds * 1000))
-
-
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    going = iter(items)
-    while some := list(islice(going, size)):
-        yield some
-
-
-def _entry(data: bytes) -> HistoryEntry | None:
-    """An entry of a history; None for what is none."""
-    if type(data) is not bytes or len(data) != _ENTRY.size:
-        return None
-    high, low, action, outcome, raw = _ENTRY.unpack(data)
-    version = Version.from_bytes(raw)
-    return HistoryEntry(
-        version,
-        version.writer,
-        "delete" if action == b"d" else "set",
-        "applied" if outcome == b"A" else "discarded",
-        (high << 32 | low) / 1000,
-    )

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from slotwise._versions import TOMBSTONE, NotSealed, Version, unseal
 from slotwise.consistency.errors import VersionDriftError
 from slotwise.consistency.lost import LostWrite
+from slotwise.consistency.requests import OnNodes, Request, Steps
 from slotwise.consistency.results import HistoryEntry, Versioned, WriteResult
-from slotwise.consistency.steps import Core, OnNodes, Request, Seconds, Steps, not_a_value
+from slotwise.consistency.steps import Core, Seconds, not_a_value
 from slotwise.errors import RedisClusterException, RedisError, ResponseError
 
 T = TypeVar("T")
@@ -120,7 +121,7 @@ class VersionedStore(Core):
         """The keys, of those that the store remembers, whose acknowledged writes the cluster has forgotten.
 
         With ``rewrite`` they are written again, by their versions: what is newer stays. Raises `BatchError` when keys
-        could not be read, and ``ValueError`` for a store without ``remember``.
+        could not be read or written, and ``ValueError`` for a store without ``remember``.
         """
         return self._run(self._lost_writes(rewrite))
 
@@ -243,7 +244,7 @@ class AsyncVersionedStore(Core):
         """The keys, of those that the store remembers, whose acknowledged writes the cluster has forgotten.
 
         With ``rewrite`` they are written again, by their versions: what is newer stays. Raises `BatchError` when keys
-        could not be read, and ``ValueError`` for a store without ``remember``.
+        could not be read or written, and ``ValueError`` for a store without ``remember``.
         """
         return await self._run(self._lost_writes(rewrite))
 
