@@ -174,6 +174,24 @@ def test_every_preset(cluster: LocalCluster, keys: RedisCluster, preset: str, th
                 assert reply, arguments
 
 
+@pytest.mark.parametrize("threads", [True, False])
+def test_versioned_values(cluster: LocalCluster, keys: RedisCluster, threads: bool) -> None:
+    key = f"{PREFIX}versioned"
+    with connected("slotwise", cluster.url, threads=threads) as (do, api):
+        calls = calls_of(api, blocking if threads else awaited)
+        assert do(calls["vget"], key) is None
+        assert do(calls["vset"], key, b"value").outcome == "applied"
+        assert keys.ttl(key) == -1
+        do(calls["vset"], key, b"other", 100)
+        assert do(calls["vget"], key) == b"other"
+        assert 0 < keys.ttl(key) <= 100
+
+
+def test_others_have_no_versioned_values() -> None:
+    with pytest.raises(UnsuitableClientError, match=r"redis-py has no versioned values: leave out vset, or"):
+        Options("redis://localhost:6379", Workload({"get": 1, "vset": 1}), client="redis-py")
+
+
 def test_every_kind_has_a_call(cluster: LocalCluster) -> None:
     with connected("slotwise", cluster.url, threads=True) as (_, api):
         assert KINDS.keys() <= calls_of(api, blocking).keys()

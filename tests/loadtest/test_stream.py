@@ -41,9 +41,9 @@ def test_kinds_follow_the_mix() -> None:
 
 
 def test_arguments_of_each_kind() -> None:
-    kinds = ("get", "set", "delete", "incr", "hgetall", "hset", "insert", "scan", "rmw")
+    kinds = ("get", "set", "delete", "incr", "hgetall", "hset", "insert", "scan", "rmw", "vget", "vset")
     workload = Workload(dict.fromkeys(kinds, 1.0), keys=3000, value_size="20")
-    prefixes = {"get": "s", "set": "s", "delete": "s", "incr": "c"}
+    prefixes = {"get": "s", "set": "s", "delete": "s", "incr": "c", "vget": "v", "vset": "v"}
     seen = set()
     for name, args, shard, keys in operations(stream(workload), 3):
         seen.add(name)
@@ -67,7 +67,7 @@ def test_arguments_of_each_kind() -> None:
             continue
         assert 0 <= number_of(key) < workload.keys
         assert shard == SHARD_OF_SLOT[key_slot(key)]
-        if name == "set":
+        if name in ("set", "vset"):
             assert len(args) == 2
             assert len(args[1]) == 20
         elif name in ("hset", "rmw"):
@@ -79,11 +79,11 @@ def test_arguments_of_each_kind() -> None:
     assert seen == set(kinds)
 
 
-def test_a_ttl_goes_to_set_and_cached_only() -> None:
-    workload = Workload({"set": 1, "cached": 1, "get": 1, "incr": 1}, ttl=60)
+def test_a_ttl_goes_to_what_sets_a_value_only() -> None:
+    workload = Workload({"set": 1, "cached": 1, "get": 1, "incr": 1, "vget": 1, "vset": 1}, ttl=60)
     for name, args, *_ in operations(stream(workload)):
         assert name != "set"
-        assert len(args) == (3 if name in ("setex", "cached") else 1)
+        assert len(args) == (3 if name in ("setex", "cached", "vset") else 1)
         assert len(args) == 1 or args[2] == 60
 
 

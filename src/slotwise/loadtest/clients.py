@@ -6,7 +6,7 @@ the same arguments is bound here, not wrapped, so that all of them run through e
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -16,6 +16,8 @@ from contextlib import (
 from typing import Any
 
 from redis.connection import parse_url
+
+from slotwise.loadtest.workload import KINDS, Family
 
 #: A command of a pipeline: its name and its arguments, as the method of that name takes them.
 Command = tuple[str, tuple[Any, ...]]
@@ -54,6 +56,15 @@ class RedisPyLike:
             else:
                 getattr(pipeline, "set" if name == "setex" else name)(*arguments)
         return pipeline.execute()
+
+
+class Slotwise(RedisPyLike):
+    """slotwise's own client, and versioned values over it."""
+
+    def __init__(self, client: Any, store: Any) -> None:
+        super().__init__(client)
+        self.vget = store.get
+        self.vset = store.set
 
 
 class Glide:
@@ -138,10 +149,11 @@ class Coredis:
 
 @contextmanager
 def _slotwise(url: str) -> Iterator[Any]:
+    from slotwise.consistency import VersionedStore
     from slotwise.sync.cluster import RedisCluster
 
     with RedisCluster.from_url(url) as client:
-        yield RedisPyLike(client)
+        yield Slotwise(client, VersionedStore(client))
 
 
 @contextmanager
@@ -166,9 +178,10 @@ def _glide(url: str) -> Iterator[Any]:
 @asynccontextmanager
 async def _async_slotwise(url: str) -> AsyncIterator[Any]:
     from slotwise.asyncio import RedisCluster
+    from slotwise.consistency import AsyncVersionedStore
 
     async with RedisCluster.from_url(url) as client:
-        yield RedisPyLike(client)
+        yield Slotwise(client, AsyncVersionedStore(client))
 
 
 @asynccontextmanager
@@ -242,14 +255,20 @@ ASYNCIO: Mapping[str, Callable[[str], AbstractAsyncContextManager[Any]]] = {
 _PACKAGES = {"valkey-glide": ("glide_sync", "glide"), "coredis": ("coredis", "coredis")}
 
 
-def check(client: str, *, threads: bool, url: str = "") -> None:
-    """Raises `UnsuitableClientError` when a client cannot be used on threads, or under asyncio, or for a URL."""
+def check(client: str, *, threads: bool, url: str = "", kinds: Iterable[str] = ()) -> None:
+    """Raises `UnsuitableClientError` when a client cannot be used on threads, or under asyncio, for a URL, or for
+    operations of these ``kinds``."""
     from importlib.util import find_spec
 
     if client not in ASYNCIO:
         raise UnsuitableClientError(f"no client {client!r}: there are {', '.join(ASYNCIO)}")
     if threads and client not in SYNC:
         raise UnsuitableClientError(f"{client} has no client for threads: leave out --threads")
+    versioned = [kind for kind in kinds if KINDS[kind].family is Family.VERSIONED]
+    if versioned and client != "slotwise":
+        raise UnsuitableClientError(
+            f"{client} has no versioned values: leave out {', '.join(versioned)}, or take slotwise"
+        )
     package = _PACKAGES.get(client, ("redis", "redis"))[not threads]
     if find_spec(package) is None:
         name = "valkey-glide-sync" if package == "glide_sync" else client

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slotwise.consistency import VersionedStore
 from slotwise.loadtest.keys import KeySpace
 from slotwise.loadtest.steps import INDEXED, index_of
 from slotwise.loadtest.stream import record, space_of
@@ -45,6 +46,12 @@ def store(client: RedisCluster, workload: Workload, seed: int, after: Callable[[
 def _store(
     client: RedisCluster, workload: Workload, family: Family, space: KeySpace, ids: Any, pool: list[bytes]
 ) -> None:
+    if family is Family.VERSIONED:
+        pairs = zip(space.names(ids), ids.tolist(), strict=True)
+        VersionedStore(client).set_many(
+            {key: pool[number % len(pool)] for key, number in pairs}, workload.ttl or None
+        )
+        return
     pipeline = client.pipeline()
     indices: dict[str, dict[str, float]] = {}
     for number, key in zip(ids.tolist(), space.names(ids), strict=True):
@@ -64,19 +71,28 @@ def _check(
     client: RedisCluster, workload: Workload, family: Family, space: KeySpace, pool: list[bytes]
 ) -> None:
     ids = np.unique(np.linspace(0, space.size - 1, 100).astype(np.int64))
-    pipeline = client.pipeline()
-    for key in space.names(ids):
-        if family is Family.STRING:
-            pipeline.get(key)
-        else:
-            pipeline.hget(key, "field0")
-    for number, found in zip(ids.tolist(), pipeline.execute(), strict=True):
-        if found is None and workload.ttl and family is Family.STRING:
+    for number, found in zip(ids.tolist(), _read(client, family, space.names(ids).tolist()), strict=True):
+        if found is None and workload.ttl and family is not Family.HASH:
             continue  # it has expired meanwhile
         if found != pool[number % len(pool)]:
             raise WrongDataError(
                 "a key that was stored holds another value: does somebody else use this --prefix?"
             )
+
+
+def _read(client: RedisCluster, family: Family, names: list[str]) -> list[Any]:
+    """What was stored at each of the keys, None where nothing is."""
+    if family is Family.VERSIONED:
+        found = VersionedStore(client).get_many(names)
+        return [found.get(name) for name in names]
+    pipeline = client.pipeline()
+    for key in names:
+        if family is Family.STRING:
+            pipeline.get(key)
+        else:
+            pipeline.hget(key, "field0")
+    replies: list[Any] = pipeline.execute()
+    return replies
 
 
 def delete(client: RedisCluster, workload: Workload) -> None:

@@ -66,7 +66,7 @@ class Options:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        clients.check(self.client, threads=self.threads, url=self.url)
+        clients.check(self.client, threads=self.threads, url=self.url, kinds=self.workload.mix)
         for name, number, least in (
             ("duration", self.duration, 1),
             ("warm-up", self.warmup, 0),

@@ -25,7 +25,7 @@ SIZE = 1024
 FIELDS = 10
 LONGEST_SCAN = 100
 # Operations that take a key and nothing else.
-_KEY_ALONE = frozenset({"get", "delete", "incr", "hgetall"})
+_KEY_ALONE = frozenset({"get", "delete", "incr", "hgetall", "vget"})
 
 Call = Callable[..., Any]
 
@@ -180,9 +180,9 @@ class Stream:
             groups = ((names[i : i + width].tolist(),) for i in range(0, len(names), width))
             return objects(groups, count), None, width
         shards = self._shard_of_slot[space.slots(ids, names)]
-        if kind == "set" and not workload.ttl:
+        if kind in ("set", "vset") and not workload.ttl:
             return objects(zip(names, self._some(material.values, count), strict=True), count), shards, 1
-        if kind in ("set", "cached"):
+        if kind in ("set", "vset", "cached"):
             return (
                 objects(zip(names, self._some(material.values, count), repeat(workload.ttl)), count),
                 shards,
@@ -204,6 +204,8 @@ def calls_of(client: Any, compose: Callable[[Any, Any], Call]) -> dict[str, Call
     """A client's calls by the name of the operation; ``compose`` makes calls of what takes several commands."""
     plain = ("get", "set", "setex", "delete", "mget", "incr", "hgetall", "hset", "pipeline")
     calls: dict[str, Call] = {name: getattr(client, name) for name in plain}
+    # Others have no versioned values.
+    calls |= {name: getattr(client, name) for name in ("vget", "vset") if hasattr(client, name)}
     calls |= {name: compose(steps, client) for name, steps in COMPOSED.items()}
     return calls
 

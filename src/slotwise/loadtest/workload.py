@@ -19,6 +19,7 @@ class Family(Enum):
     STRING = "s:"
     HASH = "h:"
     COUNTER = "c:"
+    VERSIONED = "v:"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ KINDS: Mapping[str, Kind] = {
         Family.HASH, False, False, "ZRANGEBYSCORE of an index, HGETALL of up to 100 keys from there on"
     ),
     "rmw": Kind(Family.HASH, True, False, "HGETALL, then HSET of one field"),
+    "vget": Kind(Family.VERSIONED, False, False, "VersionedStore.get, of slotwise only"),
+    "vset": Kind(Family.VERSIONED, True, False, "VersionedStore.set, of slotwise only"),
 }
 
 
