@@ -191,6 +191,11 @@ def test_urls_without_passwords(text: str, without: str) -> None:
         (("--mix", "cached=1"), "--ttl SECONDS"),
         (("--ttl", "500ms"), "it is whole seconds"),
         (("--keys", "0"), "the number of keys is 1 to"),
+        (("--keys", "1.5"), "it is a whole number"),
+        (("--p99", "0"), "--p99 is a time above 0"),
+        (("--expect", "recovery=4s"), "recovery=TIME goes with --fault"),
+        (("--fault", "pause@1s:0s"), "a fault of no time is none"),
+        (("--node-timeout", "0s"), "--node-timeout is 0.1 s at least"),
         (("--keys", "many"), "'many' is no number: such as 100000, 100k"),
         (("--distribution", "even"), "no distribution of keys: uniform, zipf"),
         (("--value-size", "big"), "no size of values: bytes such as 100"),
@@ -326,6 +331,37 @@ def under_load(cluster: LocalCluster) -> Callable[[], bool]:
     before = gets(cluster)
     # The check of what was stored is a hundred.
     return lambda: gets(cluster) > before + 200
+
+
+def test_ended_by_sigterm_it_leaves_no_keys(cluster: LocalCluster, start_slotwise: Start) -> None:
+    """As `timeout` and CI end programs."""
+    loaded = under_load(cluster)
+    process = start_slotwise("load-test", "--url", cluster.url, "--prefix", PREFIX, *ENDLESS)
+    wait_until(loaded, 30)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert keys_left(cluster) == 0
+
+
+def test_keys_of_others_with_the_same_prefix_stay(slotwise: Run, cluster: LocalCluster) -> None:
+    with RedisCluster.from_url(cluster.url) as client:
+        client.set(f"{PREFIX}mine", "precious")
+        assert slotwise(*on(cluster)).returncode == 0
+        assert client.get(f"{PREFIX}mine") == b"precious"
+        client.delete(f"{PREFIX}mine")
+    assert keys_left(cluster) == 0
+
+
+@pytest.mark.parametrize(("command", "code"), [("load-test", 1), ("audit", 2), ("status", 2)])
+def test_an_option_in_the_url_that_is_none(
+    slotwise: Run, cluster: LocalCluster, command: str, code: int
+) -> None:
+    sign = "&" if "?" in cluster.url else "?"
+    run = slotwise(command, "--url", f"{cluster.url}{sign}bogus=1")
+    assert run.returncode == code, run.stderr
+    assert "bogus" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 
 import slotwise
 from slotwise._versions import CODEC_SHIFT, COMPRESSED, MAGIC, Version, seal
-from slotwise.consistency import errors
+from slotwise.consistency import AsyncVersionedStore, VersionedStore, audit, compare, errors
 from slotwise.consistency.clock import HybridClock
 from slotwise.consistency.errors import (
     BatchError,
@@ -243,3 +244,26 @@ def test_a_batch_error_keeps_what_it_has_when_pickled() -> None:
     )
     assert (error.results, set(error.errors)) == ({"a": 1}, {"b", "c"})
     assert "2 of 3 keys failed: ForeignValueError (2)" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("take", "client", "message"),
+    [
+        (
+            VersionedStore,
+            redis.asyncio.Redis,
+            "VersionedStore takes a client such as slotwise.RedisCluster, and",
+        ),
+        (
+            AsyncVersionedStore,
+            redis.Redis,
+            "AsyncVersionedStore takes a client such as slotwise.asyncio.Redis",
+        ),
+        (audit, redis.asyncio.Redis, "audit takes a client such as slotwise.RedisCluster"),
+        (lambda client: compare(client, client), redis.asyncio.Redis, "compare takes a client"),
+        (VersionedStore, object, "VersionedStore takes a client, such as slotwise.RedisCluster, not object"),
+    ],
+)
+def test_what_is_no_client_or_of_the_other_world(take: Any, client: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        take(client())

@@ -110,6 +110,9 @@ def connected(url: str, timeout: float, as_json: bool, name: str = "--url") -> I
         raise typer.BadParameter(str(error), param_hint=name) from None
     try:
         client = RedisCluster.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
+    except TypeError as error:
+        # An option in the URL that no client has.
+        raise typer.BadParameter(str(error), param_hint=name) from None
     except (RedisError, RedisClusterException, OSError) as error:
         if as_json:
             print_json({"equal": False, "error": str(error)})

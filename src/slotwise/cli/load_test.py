@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -38,6 +39,8 @@ from slotwise.testing.chaos import can_be_proxied
 
 EXPECTATION_MISSED = 1
 INTERRUPTED = 130
+# Seconds: nodes would take one another for dead that are merely busy.
+_SHORTEST_NODE_TIMEOUT = 0.1
 
 app = typer.Typer(add_completion=False)
 
@@ -65,7 +68,7 @@ def load_test(
     url: Annotated[
         str | None,
         typer.Option(
-            help="Any node of the cluster: redis://[user:password@]host:port. Without it a local one is started.",
+            help="Any node of the cluster: redis://\\[user:password@]host:port. Without it a local one is started.",
             rich_help_panel=_TEST,
         ),
     ] = None,
@@ -241,7 +244,7 @@ def load_test(
     stores keys that begin with --prefix, and deletes them at the end.
 
     Exit code 0 if all of --expect is met, 1 if something is missed or the run
-    failed, 2 for wrong options, 130 after Ctrl-C.
+    failed, 2 for wrong options, 130 after Ctrl-C or SIGTERM.
     """
     settings = {name: _plain(value) for name, value in locals().items() if name not in ("as_json",)}
     console = Console(stderr=as_json, highlight=False)
@@ -269,13 +272,17 @@ def load_test(
             faults=[Fault.parse(text) for text in fault or ()],
             expectations=parse_wishes(expect) if expect is not None else [],
             command=_command(),
-            settings=settings,
         )
+        options = dataclasses.replace(options, settings=_settings(settings, options))
+        if node_timeout < _SHORTEST_NODE_TIMEOUT:
+            raise ValueError(f"--node-timeout is {_SHORTEST_NODE_TIMEOUT:g} s at least")
         _check_together(options, url=url, tasks=tasks, loop=loop, p99=p99)
         if url is None:
             check_faults(options.faults, primaries, replicas)
     except (ValueError, OSError, MissingPlotsError) as error:
         raise typer.BadParameter(str(error)) from None
+    # Whoever ends it so (`timeout`, CI) wants no keys left either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ExitStack() as stack:
             chaos = None
@@ -305,6 +312,8 @@ def _workload(preset: str, mix_text: str | None, keys: float | None, *rest: Any)
     if mix_text is not None:
         changes["mix"] = mix(mix_text)
     if keys is not None:
+        if keys % 1:
+            raise ValueError(f"{keys:g} keys: it is a whole number")
         changes["keys"] = int(keys)
     if "ttl" in changes:
         if changes["ttl"] % 1:
@@ -359,6 +368,10 @@ def _check_together(
         _check_url(url)
         if options.faults:
             raise ValueError("faults are for a local cluster: leave out --url")
+    if p99 is not None and not p99 > 0:
+        raise ValueError("--p99 is a time above 0")
+    if not options.faults and any(wish.name == "recovery" for wish in options.expectations):
+        raise ValueError("there is nothing to recover from: recovery=TIME goes with --fault")
     if p99 is not None and (options.faults or options.ramp):
         raise ValueError("a search for the highest rate goes without --fault and --ramp")
     if options.poisson and options.rate is None and p99 is None:
@@ -390,6 +403,20 @@ def _without_password(text: str) -> str:
     return f"{scheme}://{rest}"
 
 
+def _settings(given: dict[str, Any], options: Options) -> dict[str, Any]:
+    """All options of the run with their values, those of a preset and the defaults as well."""
+    workload = options.workload
+    found = {name: value for name, value in given.items() if name != "compare"}
+    found["mix"] = ",".join(f"{kind}={share:g}" for kind, share in workload.mix.items())
+    for name in ("keys", "distribution", "value_size", "ttl", "pipeline", "mget_keys", "prefix"):
+        found[name] = getattr(workload, name)
+    if not options.threads:
+        found["loop"] = options.loop
+        if options.rate is None:
+            found["tasks"] = options.callers
+    return found
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return _without_password(value)
@@ -408,7 +435,7 @@ def _local(
         if proxied and not can_be_proxied(cluster.binary):
             raise LoadTestError(
                 f"{cluster.server_name} {cluster.server_version} cannot be partitioned or slowed down: "
-                "SLOTWISE_SERVER with Redis 7 or later, or Valkey"
+                "set SLOTWISE_SERVER to a redis-server of 7.0 or later, or to a valkey-server"
             )
         console.print(
             f"Started a cluster of {primaries} primaries with {replicas} replica(s) each on this machine.",

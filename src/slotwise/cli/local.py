@@ -48,10 +48,10 @@ def up(
     replicas: Annotated[int, typer.Option(min=0, help="For each primary.")] = 1,
     port: Annotated[
         int | None,
-        typer.Option(min=1, max=55_535, help="The first of consecutive ports [default: free ones]."),
+        typer.Option(min=1, max=55_535, help="The first of consecutive ports \\[default: free ones]."),
     ] = None,
     server: Annotated[
-        str | None, typer.Option(help="Path or command of the server [default: found on this machine].")
+        str | None, typer.Option(help="Path or command of the server \\[default: found on this machine].")
     ] = None,
     node_timeout_ms: Annotated[
         int, typer.Option("--node-timeout", min=100, help="cluster-node-timeout of the servers, in ms.")

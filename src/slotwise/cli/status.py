@@ -36,7 +36,7 @@ def status(
     """
     try:
         found = survey(url, timeout)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise typer.BadParameter(str(error), param_hint="--url") from None
     except (RedisError, OSError) as error:
         if as_json:

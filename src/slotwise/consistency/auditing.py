@@ -17,6 +17,7 @@ from redis.cluster import ClusterNode
 
 from slotwise.consistency.findings import AuditReport, Failure, Finding, Lag
 from slotwise.consistency.nodes import AT_ONCE, FAILURES, View, Wire
+from slotwise.consistency.values import check_client
 from slotwise.consistency.walks import PrimaryWalk, ReplicaWalk
 
 #: Findings that a report keeps; the others are counted.
@@ -295,6 +296,7 @@ def audit(
 
     Raises ValueError for options that make no sense. Failures of nodes are in the report.
     """
+    check_client(client, awaited=False, taker="audit")
     if not pattern:
         raise ValueError("pattern is empty: '*' stands for all keys")
     if sample is not None and sample < 1:

@@ -32,6 +32,7 @@ from slotwise.consistency.findings import Failure
 from slotwise.consistency.nodes import AT_ONCE, FAILURES, View, Wire
 from slotwise.consistency.nodes import SLOTS as ALL_SLOTS
 from slotwise.consistency.repair import look_at, put
+from slotwise.consistency.values import check_client
 
 Side = Literal["a", "b"]
 
@@ -192,6 +193,8 @@ class _Comparison:
         progress: Callable[[int, int], object] | None,
         stop: threading.Event,
     ) -> None:
+        for client in (a, b):
+            check_client(client, awaited=False, taker="compare")
         self.report = ComparisonReport(time.time())
         self._lock = threading.Lock()
         self.clusters = [_Cluster(client, timeout, self._fail) for client in (a, b)]

@@ -54,6 +54,9 @@ _BYTES = 16 << 20
 class Core:
     """The decisions of a store: no I/O, which its shells do."""
 
+    # Whether the client is one for asyncio.
+    _awaited = False
+
     def __init__(
         self,
         client: Any,
@@ -80,6 +83,7 @@ class Core:
         ):
             if type(number) is not int or number < 0:
                 raise ValueError(f"{name} is {number!r} and has to be an integer of at least 0")
+        values.check_client(client, awaited=self._awaited, taker=type(self).__name__)
         self.client = client
         self.clock = HybridClock() if clock is None else clock
         self._observe = self.clock.observe

@@ -171,6 +171,8 @@ class VersionedStore(Core):
 class AsyncVersionedStore(Core):
     """`VersionedStore` over a client for asyncio: every method is awaited."""
 
+    _awaited = True
+
     __doc__ = (VersionedStore.__doc__ or "").replace("for threads", "for asyncio").replace("threads", "tasks")
 
     async def get(self, key: Any, default: Any = None) -> Any:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
+import redis
+import redis.asyncio
+
 from slotwise._versions import (
     CODEC_SHIFT,
     COMPRESSED,
@@ -38,6 +41,21 @@ _NAMED: dict[type[NotSealed], type[StoredFormError]] = {
 def named(error: NotSealed) -> StoredFormError:
     """The error that users see, of the one that the compiled module raised."""
     return _NAMED.get(type(error), StoredFormError)()
+
+
+_FOR_THREADS = (redis.Redis, redis.RedisCluster)
+_FOR_ASYNCIO = (redis.asyncio.Redis, redis.asyncio.RedisCluster)
+
+
+def check_client(client: Any, *, awaited: bool, taker: str) -> None:
+    """Raises TypeError for what is no client, or one of the other world; ``taker`` is who was given it."""
+    if not hasattr(client, "execute_command"):
+        raise TypeError(f"{taker} takes a client, such as slotwise.RedisCluster, not {type(client).__name__}")
+    ours, theirs = (_FOR_THREADS, _FOR_ASYNCIO) if not awaited else (_FOR_ASYNCIO, _FOR_THREADS)
+    if isinstance(client, theirs) and not isinstance(client, ours):
+        wanted = "slotwise.asyncio.RedisCluster" if awaited else "slotwise.RedisCluster"
+        kind = "for threads" if awaited else "for asyncio"
+        raise TypeError(f"{taker} takes a client such as {wanted}, and this is one {kind}")
 
 
 class Values:

@@ -87,6 +87,8 @@ class Fault:
         size = kind.amount
         if amount is not None:
             size = seconds_of(amount) if kind.in_seconds else _whole(amount)
+        if lasts is not None and not seconds_of(lasts):
+            raise ValueError(f"{text!r}: a fault of no time is none")
         return cls(
             text.strip(), name, seconds_of(at), kind.lasts if lasts is None else seconds_of(lasts), size
         )

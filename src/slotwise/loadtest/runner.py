@@ -25,6 +25,7 @@ from slotwise.loadtest.worker import Done, Failed, Plan, Ready, main
 from slotwise.loadtest.workload import Workload
 
 if TYPE_CHECKING:
+    from slotwise.sync.cluster import RedisCluster
     from slotwise.testing import Chaos
 
 # Seconds for all generators to connect, and for one to end after it was to.
@@ -110,12 +111,10 @@ def run(
 
     ``chaos`` drives the faults. Raises `LoadTestError`, or an error of the cluster.
     """
-    from slotwise.sync.cluster import RedisCluster
-
     if options.faults and chaos is None:
         raise LoadTestError("faults are for a local cluster: leave out --url")
     workload = options.workload
-    with RedisCluster.from_url(options.url) as client:
+    with connected(options.url) as client:
         shards, ranges = _shards(client)
         server = _server(client)
         say(f"{server}; {len(shards)} shards.")
@@ -134,10 +133,24 @@ def run(
 
 def clean_up(client: Any, workload: Workload, say: Callable[[str], object]) -> None:
     """Deletes the keys of a load test; what a cluster that is not whole keeps is told, and fails nothing."""
+    say("Deleting what was stored ...")
     try:
         data.delete(client, workload)
     except Exception as error:
         say(f"Some keys that begin with {workload.prefix} are left: {type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        say(f"Interrupted once more: keys that begin with {workload.prefix} are left.")
+        raise
+
+
+def connected(url: str) -> RedisCluster:
+    """A client. Raises `LoadTestError` for options in the URL that it does not have."""
+    from slotwise.sync.cluster import RedisCluster
+
+    try:
+        return RedisCluster.from_url(url)
+    except TypeError as error:
+        raise LoadTestError(f"the URL has an option that is none: {error}") from None
 
 
 @dataclass

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slotwise.loadtest.result import Result
-from slotwise.loadtest.runner import LoadTestError, Options, Progress, clean_up, run
-from slotwise.sync.cluster import RedisCluster
+from slotwise.loadtest.runner import LoadTestError, Options, Progress, clean_up, connected, run
 
 if TYPE_CHECKING:
     from slotwise.testing import Chaos
@@ -52,7 +51,7 @@ def search(
     # The keys are stored once, and deleted by the last one.
     step = dataclasses.replace(options, keep=True)
     first = say
-    with RedisCluster.from_url(options.url) as client:
+    with connected(options.url) as client:
         try:
             while most / max(least, 1e-9) > 1 + PRECISION:
                 found = run(dataclasses.replace(step, rate=rate), chaos=chaos, say=first, progress=progress)

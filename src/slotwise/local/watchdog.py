@@ -76,7 +76,10 @@ def serve(servers: "Servers", caller: int) -> str:
             except Exception as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
             answer["number"] = request["number"]
-            os.write(1, json.dumps(answer).encode() + b"\n")
+            try:
+                os.write(1, json.dumps(answer).encode() + b"\n")
+            except BrokenPipeError:
+                return "gone"
             if request["do"] == "detach":
                 # Whoever reads the caller's output to its end must not wait for us.
                 null = os.open(os.devnull, os.O_RDWR)
