@@ -66,7 +66,8 @@ def both(peers: list[tuple[str, str]]) -> Iterator[Any]:
 def keys(cluster: LocalCluster) -> Iterator[RedisCluster]:
     with RedisCluster.from_url(cluster.url) as client:
         yield client
-        data.delete(client, Workload({"get": 1}, prefix=PREFIX))
+        for key in client.scan_iter(f"{PREFIX}*"):
+            client.delete(key)
 
 
 def url_for(cluster: LocalCluster, client: str) -> str:
