@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from math import ceil
@@ -211,31 +209,6 @@ def _generate(
     return _Outcome(generators.totals, overhead, driver, options.duration)
 
 
-@contextmanager
-def _holding_ctrl_c() -> Iterator[None]:
-    """Puts SIGINT off until the end of the block, for this thread and for the processes that it starts.
-
-    It reaches new processes before they can ignore it, and each would tell of it at length. Here the signal may be taken by
-    another thread, which is not masked, and raise KeyboardInterrupt where nobody expects it: in the middle of a start it
-    could be lost, and the run went on.
-    """
-    noted: list[int] = []
-    handler = None
-    # Only there handlers can be changed, and only there they are run.
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main:
-        handler = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if is_main:
-            signal.signal(signal.SIGINT, handler)
-        if noted:
-            raise KeyboardInterrupt
-
-
 class _Generators:
     """The processes, and what they have told."""
 
@@ -252,11 +225,15 @@ class _Generators:
         for number in range(self._plan.processes):
             ours, theirs = context.Pipe()
             process = context.Process(target=main, args=(theirs, self._plan, number), daemon=True)
-            with _holding_ctrl_c():
+            # Ctrl-C reaches new processes before they can ignore it, and each would tell of it at length.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
                 process.start()
                 theirs.close()
                 self._connections.append(ours)
                 self._processes.append(process)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def wait_ready(self) -> float:
         """Waits for all clients to be connected; the mean of their own part in an operation, in seconds."""
