@@ -298,7 +298,8 @@ def test_no_cluster(slotwise: Run, standalone: StandaloneServer) -> None:
 
 
 def command_of(pid: int) -> str:
-    run = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True)
+    # -ww: all of it. Else it ends after 80 columns, of which the path of an interpreter may take most.
+    run = subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True)
     return run.stdout
 
 

@@ -322,7 +322,10 @@ def test_what_could_not_be_deleted_is_told() -> None:
     with ScriptedCluster(1) as servers, RedisCluster.from_url(servers.url) as client:
         servers.nodes[0].expect("SCAN").often().error("ERR not today")
         clean_up(client, GETS, said.append)
-    assert said == ["Some keys that begin with runner: are left: ResponseError: not today"]
+    assert said == [
+        "Deleting what was stored ...",
+        "Some keys that begin with runner: are left: ResponseError: not today",
+    ]
 
 
 # -- wrong options --------------------------------------------------------------------------------
