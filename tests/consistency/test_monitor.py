@@ -8,7 +8,7 @@ import threading
 import pytest
 from benchmarks.consistency.faults import Injector, fill
 
-from slotwise import RedisCluster
+from slotwise import RedisCluster, asyncio
 from slotwise.consistency.findings import AuditReport
 from slotwise.consistency.monitor import INTERVAL, VARIABLE, ConsistencyMonitor
 from slotwise.local import LocalCluster
@@ -66,11 +66,17 @@ def test_errors_are_reports_too(faulty_cluster: LocalCluster) -> None:
             assert monitor.running
 
 
-def test_an_audit_that_fails_as_a_whole() -> None:
-    class Broken:
-        def get_nodes(self) -> list[object]:
-            raise ConnectionError("nobody there")
+class Broken:
+    """A client that finds no cluster."""
 
+    def get_nodes(self) -> list[object]:
+        raise ConnectionError("nobody there")
+
+    def execute_command(self, *command: object) -> object:
+        raise AssertionError("without nodes there is nobody to ask")
+
+
+def test_an_audit_that_fails_as_a_whole() -> None:
     monitor = ConsistencyMonitor(Broken(), 300)
     report = monitor.check()
     assert [failure.error for failure in report.failures] == ["nobody there"]
@@ -80,15 +86,22 @@ def test_an_audit_that_fails_as_a_whole() -> None:
 
 def test_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert ConsistencyMonitor(None).interval == INTERVAL == 300
+    assert ConsistencyMonitor(Broken()).interval == INTERVAL == 300
     monkeypatch.setenv(VARIABLE, "12.5")
-    assert ConsistencyMonitor(None).interval == 12.5
-    assert ConsistencyMonitor(None, 3).interval == 3
+    assert ConsistencyMonitor(Broken()).interval == 12.5
+    assert ConsistencyMonitor(Broken(), 3).interval == 3
     for wrong in ("soon", "0", "-1", "nan", "inf"):
         monkeypatch.setenv(VARIABLE, wrong)
         with pytest.raises(ValueError, match=VARIABLE):
-            ConsistencyMonitor(None)
+            ConsistencyMonitor(Broken())
     with pytest.raises(ValueError, match="interval"):
-        ConsistencyMonitor(None, 0)
+        ConsistencyMonitor(Broken(), 0)
     with pytest.raises(ValueError, match="keep"):
-        ConsistencyMonitor(None, 1, keep=0)
+        ConsistencyMonitor(Broken(), 1, keep=0)
+
+
+def test_what_is_no_client_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match=r"ConsistencyMonitor takes a client, .*, not str$"):
+        ConsistencyMonitor("redis://127.0.0.1")
+    with pytest.raises(TypeError, match="for asyncio"):
+        ConsistencyMonitor(asyncio.RedisCluster(host="127.0.0.1"))

@@ -13,6 +13,7 @@ from typing import Any
 
 from slotwise.consistency.auditing import audit
 from slotwise.consistency.findings import AuditReport, Failure
+from slotwise.consistency.values import check_client
 
 logger = logging.getLogger("slotwise")
 
@@ -53,6 +54,7 @@ class ConsistencyMonitor:
         on_report: Callable[[AuditReport], object] | None = None,
         **options: Any,
     ) -> None:
+        check_client(client, awaited=False, taker="ConsistencyMonitor")
         if keep < 1 or sample < 1:
             raise ValueError("sample and keep must be at least 1")
         self.interval = interval_of(interval)
