@@ -261,7 +261,7 @@ def test_a_result_survives_its_json(cluster: LocalCluster, tmp_path: Path) -> No
     assert [second.second for second in result.seconds] == [0, 1]
     assert sum(second.operations for second in result.seconds) == result.total.operations
     # What was told meanwhile.
-    assert said == [f"{result.server}; 3 shards.", "Storing 100 keys ..."]
+    assert said == [f"{result.server}; 3 shards.", "Storing 100 keys ...", "Deleting what was stored ..."]
     assert seen[0].at < 0 < seen[-1].at
     assert max(each.rate for each in seen) == result.seconds[0].operations
     assert next(each.p99 for each in seen if each.rate) is not None
