@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from slotwise._versions import MAGIC
 from slotwise.consistency import large
 from slotwise.consistency.digests import (
     ABSENT,
@@ -22,13 +23,12 @@ from slotwise.consistency.digests import (
     ELSEWHERE,
     LARGE,
     LARGE_ELEMENTS,
-    MAGIC,
     REPLACE_IF_SAME,
     SLOTS,
     VERSIONED,
     Look,
 )
-from slotwise.consistency.findings import Failure
+from slotwise.consistency.findings import Failure, Verdict, about_key
 from slotwise.consistency.nodes import AT_ONCE, FAILURES, View, Wire
 from slotwise.consistency.nodes import SLOTS as ALL_SLOTS
 from slotwise.consistency.repair import look_at, put
@@ -60,15 +60,11 @@ class Difference:
 
     def as_dict(self, show_keys: bool = False) -> dict[str, Any]:
         """For JSON; a key that is not UTF-8 is shown with backslashes."""
-        told = asdict(self)
-        del told["key"]
-        if show_keys:
-            told["key"] = self.key.decode("utf-8", "backslashreplace")
-        return told
+        return about_key(self, self.key, show_keys)
 
 
 @dataclass
-class ComparisonReport:
+class ComparisonReport(Verdict):
     """What came of a comparison."""
 
     #: Unix time.
@@ -89,19 +85,9 @@ class ComparisonReport:
     stopped: bool = False
 
     @property
-    def different(self) -> int:
-        """How many keys are not alike: all but "busy"."""
-        return self.counts.total() - self.counts["busy"]
-
-    @property
-    def equal(self) -> bool:
-        """Whether all was compared and is alike."""
-        return not (self.different or self.failures or self.stopped)
-
-    @property
     def mended(self) -> bool:
         """Whether all is alike now: it was, or was reconciled."""
-        return self.different == self.reconciled and not (self.failures or self.stopped)
+        return self._are_mended(self.reconciled)
 
     def as_dict(self, show_keys: bool = False) -> dict[str, Any]:
         """For JSON."""

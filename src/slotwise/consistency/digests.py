@@ -23,11 +23,6 @@ BUDGET = 2_097_152
 #: Hexadecimal digits of a digest in the reply about a batch; accidents have a chance of 2 ** -64 each.
 DIGITS = 16
 
-#: The stored form of a versioned value begins so; see docs/consistency.md.
-MAGIC = b"\xc1SW"
-FORMAT = 1
-HEADER = 25
-
 # One letter per key, as the scripts tell it.
 ABSENT, ELSEWHERE, LATER, LARGE = "-", "?", ".", "B"
 VERSIONED, DAMAGED, UNKNOWN, STRING = "v", "d", "u", "s"

@@ -43,11 +43,16 @@ class Finding:
 
     def as_dict(self, show_keys: bool = False) -> dict[str, Any]:
         """For JSON; a key that is not UTF-8 is shown with backslashes."""
-        told = asdict(self)
-        del told["key"]
-        if show_keys:
-            told["key"] = self.key.decode("utf-8", "backslashreplace")
-        return told
+        return about_key(self, self.key, show_keys)
+
+
+def about_key(told: Any, key: bytes, show_key: bool) -> dict[str, Any]:
+    """A dataclass for JSON, with its ``key`` only if asked for."""
+    found = asdict(told)
+    del found["key"]
+    if show_key:
+        found["key"] = key.decode("utf-8", "backslashreplace")
+    return found
 
 
 @dataclass
@@ -79,8 +84,29 @@ class Failure:
     error: str
 
 
+class Verdict:
+    """What every report concludes from its counts."""
+
+    counts: Counter[str]
+    failures: list[Failure]
+    stopped: bool
+
+    @property
+    def different(self) -> int:
+        """How many keys are not as they should be: all that was found but "busy"."""
+        return self.counts.total() - self.counts["busy"]
+
+    @property
+    def equal(self) -> bool:
+        """Whether all was looked at and is as it should be."""
+        return not (self.different or self.failures or self.stopped)
+
+    def _are_mended(self, mended: int) -> bool:
+        return self.different == mended and not (self.failures or self.stopped)
+
+
 @dataclass
-class AuditReport:
+class AuditReport(Verdict):
     """What came of an audit."""
 
     pattern: str
@@ -120,19 +146,9 @@ class AuditReport:
         return self.keys / self.seconds if self.seconds else 0.0
 
     @property
-    def different(self) -> int:
-        """How many findings are differences: all but "busy"."""
-        return self.counts.total() - self.counts["busy"]
-
-    @property
-    def equal(self) -> bool:
-        """Whether all was looked at and every copy was as it should be."""
-        return not (self.different or self.failures or self.stopped)
-
-    @property
     def mended(self) -> bool:
         """Whether all is equal now: it was, or all differences were repaired."""
-        return self.different == self.repaired and not (self.failures or self.stopped)
+        return self._are_mended(self.repaired)
 
     def as_dict(self, show_keys: bool = False) -> dict[str, Any]:
         """For JSON."""

@@ -9,7 +9,8 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from slotwise.consistency.digests import FORMAT, HEADER, LARGE_BYTES, LARGE_ELEMENTS, MAGIC, STREAM_STATE
+from slotwise._versions import FORMAT, HEADER_SIZE, MAGIC
+from slotwise.consistency.digests import LARGE_BYTES, LARGE_ELEMENTS, STREAM_STATE
 from slotwise.consistency.nodes import Wire
 
 #: Looks at something that keeps changing before it is told as busy.
@@ -85,7 +86,7 @@ def _pieces(one: Wire, key: bytes, kind: str) -> Iterator[_Read]:
 def fault(wire: Wire, key: bytes) -> str | None:
     """What is wrong with a large string that begins as versioned values do: "damaged", "unknown_format" or None."""
     for _ in range(LOOKS):
-        header = wire.on_key("GETRANGE", key, 0, HEADER - 1)
+        header = wire.on_key("GETRANGE", key, 0, HEADER_SIZE - 1)
         if header[: len(MAGIC)] != MAGIC:
             return None
         if header[3] != FORMAT:
@@ -97,6 +98,6 @@ def fault(wire: Wire, key: bytes) -> str | None:
         if checksum.digest()[:4] == header[4:8]:
             return None
         # Written in between: the header has another version.
-        if wire.on_key("GETRANGE", key, 0, HEADER - 1) == header:
+        if wire.on_key("GETRANGE", key, 0, HEADER_SIZE - 1) == header:
             return "damaged"
     return None

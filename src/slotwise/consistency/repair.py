@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slotwise._slots import key_slot
+from slotwise._versions import MAGIC
 from slotwise.consistency import large
-from slotwise.consistency.digests import DETAILS, LARGE, MAGIC, Look, Script, looks
+from slotwise.consistency.digests import DETAILS, LARGE, Look, Script, looks
 from slotwise.consistency.nodes import Wire
 
 _EXPIRY = r"""

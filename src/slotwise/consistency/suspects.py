@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from slotwise._slots import key_slot
+from slotwise._versions import MAGIC
 from slotwise.consistency import large
-from slotwise.consistency.digests import DAMAGED, ELSEWHERE, LARGE, MAGIC, UNKNOWN, Look
+from slotwise.consistency.digests import DAMAGED, ELSEWHERE, LARGE, UNKNOWN, Look
 from slotwise.consistency.findings import Finding
 from slotwise.consistency.nodes import FAILURES, Wire
 from slotwise.consistency.repair import Mender

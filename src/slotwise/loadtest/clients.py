@@ -67,12 +67,11 @@ class Slotwise(RedisPyLike):
         self.vset = store.set
 
 
-class Glide:
-    """valkey-glide's cluster client, for threads or for asyncio; ``api`` is its package."""
+class _Alike:
+    """What valkey-glide and coredis call alike."""
 
-    def __init__(self, client: Any, api: Any) -> None:
+    def __init__(self, client: Any) -> None:
         self._client = client
-        self._api = api
         self.get = client.get
         self.set = client.set
         self.incr = client.incr
@@ -81,12 +80,20 @@ class Glide:
         self.hset = client.hset
         self.zadd = client.zadd
 
+    def delete(self, key: str) -> Any:
+        return self._client.delete([key])
+
+
+class Glide(_Alike):
+    """valkey-glide's cluster client, for threads or for asyncio; ``api`` is its package."""
+
+    def __init__(self, client: Any, api: Any) -> None:
+        super().__init__(client)
+        self._api = api
+
     def setex(self, key: str, value: bytes, seconds: int) -> Any:
         api = self._api
         return self._client.set(key, value, expiry=api.ExpirySet(api.ExpiryType.SEC, seconds))
-
-    def delete(self, key: str) -> Any:
-        return self._client.delete([key])
 
     def zrangebyscore(self, key: str, first: float, count: int) -> Any:
         api = self._api
@@ -109,24 +116,11 @@ class Glide:
         return self._client.exec(batch, raise_on_error=True)
 
 
-class Coredis:
+class Coredis(_Alike):
     """coredis' cluster client."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self.get = client.get
-        self.set = client.set
-        self.incr = client.incr
-        self.hgetall = client.hgetall
-        self.mget = client.mget
-        self.hset = client.hset
-        self.zadd = client.zadd
 
     def setex(self, key: str, value: bytes, seconds: int) -> Any:
         return self._client.set(key, value, ex=seconds)
-
-    def delete(self, key: str) -> Any:
-        return self._client.delete([key])
 
     def zrangebyscore(self, key: str, first: float, count: int) -> Any:
         return self._client.zrangebyscore(key, first, float("inf"), offset=0, count=count)
