@@ -422,6 +422,15 @@ def test_options_that_differ_are_marked_and_equal_ones_said_once(ours: Result, t
     assert len(grids.machine(grids.named([ours, theirs])).columns) == 2
 
 
+def test_what_was_not_answered_in_words(ours: Result) -> None:
+    behind = replace(ours, due=200_000, unanswered=50_000)
+    words = "50,000 of 200,000 operations that were due (25.0 %); they are in no latency"
+    assert f"Unanswered at the end: {words}." in said(print_result, behind, width=160)
+    assert words in Page(page([behind])).text
+    assert "Unanswered" not in said(print_result, replace(ours, due=200_000, unanswered=0))
+    assert cells(grids.what_was_run(grids.named([ours])), "unanswered at the end")[1:] == [NONE]
+
+
 @pytest.mark.parametrize("width", [80, 160])
 def test_terminal(results: list[Result], width: int) -> None:
     text = said(print_comparison, results, width=width)

@@ -111,10 +111,22 @@ def test_throughput_is_what_the_servers_have_processed(cluster: LocalCluster, ho
         rate = how["rate"]
         assert result.total.rate == pytest.approx(rate, abs=5 * rate**0.5 + 0.02 * rate)
         assert result.late_p99_ms is not None
+        assert result.due == rate
+        assert result.unanswered is not None
+        assert result.unanswered <= 0.02 * rate
     else:
         assert result.late_p99_ms is None
+        assert result.due is result.unanswered is None
         assert 0 < result.overhead_share < 1
     assert result.overhead_us > 0
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_what_was_due_and_never_begun_is_told(cluster: LocalCluster) -> None:
+    """One operation at once answers nowhere near a million a second."""
+    result = run(options(cluster, GETS, rate=1e6, most_under_way=1, loop="asyncio"))
+    assert result.due == 1_000_000
+    assert result.unanswered == result.due - result.total.operations > 500_000
 
 
 def test_a_warm_up_is_processed_and_not_measured(cluster: LocalCluster) -> None:

@@ -176,6 +176,10 @@ class Result:
     overhead_us: float = 0.0
     overhead_share: float = 0.0
     late_p99_ms: float | None = None
+    #: In an open loop: operations that were due in the measured time, on the average, and how many of them had neither
+    #: been answered nor failed when it was over, which are in no latency.
+    due: int | None = None
+    unanswered: int | None = None
 
     @property
     def met(self) -> bool:

@@ -19,7 +19,7 @@ from slotwise.loadtest.expect import Wish, judge
 from slotwise.loadtest.faults import Driver, Fault
 from slotwise.loadtest.generator import GRACE, clock
 from slotwise.loadtest.machine import describe
-from slotwise.loadtest.result import Result, Shard
+from slotwise.loadtest.result import Part, Result, Shard
 from slotwise.loadtest.tally import Counts, Totals
 from slotwise.loadtest.worker import Done, Failed, Plan, Ready, main
 from slotwise.loadtest.workload import Workload
@@ -337,6 +337,7 @@ def _result(
     # In a closed loop without a pause all of the time is somebody's; in an open one the generator waits.
     each = seconds * options.processes / total.operations if total.operations else float("inf")
     late = sorted(totals.late.items())
+    due = None if options.rate is None else round(options.rate * seconds)
     return Result(
         began=began,
         command=list(options.command),
@@ -358,6 +359,8 @@ def _result(
         overhead_us=outcome.overhead * 1e6,
         overhead_share=outcome.overhead / each,
         late_p99_ms=_late(late) if options.rate is not None else None,
+        due=due,
+        unanswered=None if due is None else _unanswered(due, total, options),
     )
 
 
@@ -369,6 +372,12 @@ def _settings(options: Options) -> dict[str, Any]:
     found["faults"] = [fault.name for fault in options.faults]
     found["expectations"] = [f"{wish.name}={wish.bound:g}{wish.unit}" for wish in options.expectations]
     return found
+
+
+def _unanswered(due: int, total: Part, options: Options) -> int:
+    missing = due - total.operations - sum(total.errors.values())
+    # Random arrivals come fewer at times: up to three standard deviations are nobody's fault.
+    return missing if missing > (3 * due**0.5 if options.poisson else 0) else 0
 
 
 def _late(late: list[tuple[int, int]]) -> float | None:

@@ -358,6 +358,7 @@ def what_was_run(runs: Sequence[Run]) -> Grid:
         ("seed", lambda result: str(result.seed)),
         ("server", lambda result: result.server),
         ("imbalance", imbalance),
+        ("unanswered at the end", unanswered),
         ("generator", generator),
     ]
     lines = [(name, [write(run.result) for run in runs]) for name, write in facts]
@@ -368,6 +369,16 @@ def imbalance(result: Result) -> str:
     """How busy the busiest shard was, in words."""
     ratio = figure(result.imbalance)
     return NONE if ratio == NONE else f"the busiest shard has {ratio} times the mean of operations"
+
+
+def unanswered(result: Result) -> str:
+    """What of an open loop's operations is in no figure, in words."""
+    if result.due is None or result.unanswered is None:
+        return NONE
+    return (
+        f"{count(result.unanswered)} of {count(result.due)} operations that were due"
+        f" ({share(result.unanswered, result.due)}); they are in no latency"
+    )
 
 
 def generator(result: Result) -> str:

@@ -38,6 +38,8 @@ def print_result(console: Console, result: Result) -> None:
     )
     _print(console, [grids.operations(runs), grids.shards(runs), *_incidents(runs)])
     _say(console, f"Imbalance: {grids.imbalance(result)}.")
+    if result.unanswered:
+        _say(console, f"Unanswered at the end: {grids.unanswered(result)}.")
     _say(console, f"Generator: {grids.generator(result)}.")
 
 
