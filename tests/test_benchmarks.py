@@ -1,6 +1,7 @@
-"""``python -m benchmarks``: that it runs, and how it judges."""
+"""``python -m benchmarks`` and its relatives: that they run, and how they judge."""
 
 import math
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from benchmarks.cluster.rows import ROWS, Row
 from benchmarks.cluster.targets import AnyOf, Latency, Rate, Target, Times
 from benchmarks.failures.__main__ import Outcome, by_shard, missed, silence
 from benchmarks.failures.load import CALL
+from benchmarks.harness.wire import pairs
 
 from slotwise.cli._timing import Figures
 
@@ -52,6 +54,67 @@ def test_a_fault_is_watched() -> None:
     assert done.returncode == 0, done.stderr
     assert "client: slotwise; errors: 0; longest silence: " in done.stdout
     assert "client: redis-py; errors: " in done.stdout
+
+
+def test_the_load_test_is_compared() -> None:
+    command = [sys.executable, "-m", "benchmarks.harness", "--seconds", "1", "--turns", "1", "--soak", "10"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=ROOT)
+    # So short a run on a busy machine may miss a bar, and says so by its exit code.
+    assert done.returncode in (0, 1), done.stderr
+    assert ("MISSED" in done.stdout) == (done.returncode == 1)
+    for line in ("the bare loop", "the servers have executed", "the process that adds up"):
+        assert line in done.stdout
+
+
+# -- packets --------------------------------------------------------------------------------------
+
+GET = b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n"
+SERVER, CLIENT = 7000, 50_000
+
+
+def packet(seconds: float, source: int, target: int, payload: bytes, ethernet: bool = True) -> bytes:
+    """One of libpcap's, with headers that have options."""
+    tcp = struct.pack(">HHIIBBHHH", source, target, 1, 1, 8 << 4, 0x18, 512, 0, 0) + bytes(12)
+    ip = struct.pack(
+        ">BBHHHBBHII", 0x46, 0, 24 + 32 + len(payload), 1, 0, 64, 6, 0, 0x7F000001, 0x7F000001
+    ) + bytes(4)
+    whole = bytes(14 if ethernet else 4) + ip + tcp + payload
+    kept = whole[:96]
+    microseconds = round(seconds * 1e6)
+    return (
+        struct.pack("<IIII", microseconds // 1_000_000, microseconds % 1_000_000, len(kept), len(whole))
+        + kept
+    )
+
+
+def savefile(*packets: bytes, link: int = 1) -> bytes:
+    return struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 96, link) + b"".join(packets)
+
+
+def test_packets_are_paired() -> None:
+    found = pairs(
+        savefile(
+            packet(1.0, CLIENT, SERVER, b""),  # an acknowledgement
+            packet(1.5, SERVER, CLIENT, b"+OK\r\n"),  # to what began before
+            packet(2.0, CLIENT, SERVER, GET),
+            packet(2.0625, SERVER, CLIENT, b""),
+            packet(2.125, CLIENT + 1, SERVER, GET),
+            packet(2.25, SERVER, CLIENT, b"$200\r\n" + bytes(202)),
+            packet(2.5, SERVER, CLIENT + 1, b"$-1\r\n"),
+            packet(3.0, CLIENT, SERVER, b"*1\r\n$4\r\nPING\r\n"),
+            packet(3.5, SERVER, CLIENT, b"+PONG\r\n"),
+        ),
+        {SERVER},
+    )
+    assert found.tolist() == [[2.25, 0.25], [2.5, 0.375]]
+
+
+def test_packets_of_bsd_are_paired() -> None:
+    asked = packet(1.0, CLIENT, SERVER, GET, ethernet=False)
+    answered = packet(1.5, SERVER, CLIENT, b"$-1\r\n", ethernet=False)
+    assert pairs(savefile(asked, answered, link=0), {SERVER}).tolist() == [[1.5, 0.5]]
+    with pytest.raises(ValueError, match="libpcap"):
+        pairs(b"no file of packets, whatever", {SERVER})
 
 
 KEPT = Outcome(

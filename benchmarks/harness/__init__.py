@@ -1,0 +1,1 @@
+"""Whether `slotwise load-test` is to be believed: what it costs, and whether servers and the network count the same."""
