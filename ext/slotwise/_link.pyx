@@ -373,7 +373,7 @@ cdef class Link:
         """
         cdef int fd = self.fd
         cdef Py_ssize_t got, room
-        cdef double began
+        cdef double began, until = 0
         cdef char *p
         if self.reader.unseen():
             # An exception came between; what was read then is still to be parsed.
@@ -405,15 +405,23 @@ cdef class Link:
                     elif self.patience:
                         self.patience -= 1
                 else:
+                    if until > 0 and not self.wait_for(POLLIN, until):
+                        return LATER
                     got = slotwise_recv(fd, p, room, False)
                 if got >= 0:
                     break
                 if got == -EAGAIN or got == -EWOULDBLOCK:
-                    return LATER
-                if got == -EINTR:
+                    if until <= 0:
+                        return LATER
+                elif got == -EINTR:
                     PyErr_CheckSignals()
-                    continue
-                raise Broken(os.strerror(-got))
+                    if wait and self.timeout >= 0:
+                        # The socket's own time-out would begin anew.
+                        until = began + self.timeout
+                        wait = False
+                        eager = 0
+                else:
+                    raise Broken(os.strerror(-got))
         if got == 0:
             raise Broken("the server closed the connection")
         self.reader.came(got)

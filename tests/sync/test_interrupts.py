@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import redis
 
-from slotwise import RedisCluster
+from slotwise import ReadFrom, RedisCluster
 from slotwise.testing.scripted import ScriptedCluster
+from tests.fixtures.replicated import ReplicatedShard
 from tests.sync import programs
 from tests.sync.threads import PATIENCE, background
 
@@ -255,6 +256,61 @@ def alarm_in_a_write() -> None:
                 client.close()
 
 
+def signals_again_and_again() -> None:
+    """None of them prolongs the wait for a reply, and none ends it."""
+    handled: list[int] = []
+    signal.signal(signal.SIGALRM, lambda number, _: handled.append(number))
+    calls: list[Callable[[RedisCluster, str], Any]] = [
+        lambda client, key: client.get(key),
+        lambda client, key: client.pipeline().get(key).execute()[0],
+    ]
+    for call in calls:
+        with ScriptedCluster(1) as scripted:
+            node = scripted.nodes[0]
+            client = RedisCluster.from_url(scripted.url, socket_timeout=1, cluster_error_retry_attempts=0)
+            release = threading.Event()
+            node.expect("GET", "late").delay(0.5).reply(b"right")
+            node.expect("GET", "never").until(release).reply(b"wrong")
+            handled.clear()
+            signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+            assert call(client, "late") == b"right"
+            # Who waits on gets a reply in the end.
+            answer = threading.Timer(5, release.set)
+            answer.start()
+            began = time.monotonic()
+            with pytest.raises(redis.TimeoutError):
+                call(client, "never")
+            assert 0.9 < time.monotonic() - began < 3
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert len(handled) >= 5
+            answer.cancel()
+            release.set()
+            client.close()
+
+
+def alarm_in_writes_of_a_session() -> None:
+    """They may have been executed: the reads behind them go to the primary."""
+    signal.signal(signal.SIGUSR1, ring)
+    writes: list[Callable[[Any], Any]] = [
+        lambda session: session.append("a", 1),
+        lambda session: session.pipeline().append("a", 1).execute(),
+        lambda session: session.execute_command("APPEND", "a", 1, target_nodes="primaries"),
+    ]
+    for write in writes:
+        with ReplicatedShard() as shard:
+            shard.lag = [500, 500]
+            waiting, release = threading.Event(), threading.Event()
+            shard.primary.expect("APPEND").then(waiting).until(release).reply(1)
+            reads = ReadFrom("round_robin_replicas")
+            with RedisCluster.from_url(shard.url, load_balancing_strategy=reads) as client:
+                session = client.session()
+                interrupt_after(waiting, signal.SIGUSR1, pause=0.02)
+                with pytest.raises(Alarm):
+                    write(session)
+                release.set()
+                assert session.get("a") == b"0"
+
+
 def finalizers_call_the_client(url: str) -> None:
     """Objects that the garbage collector finds anywhere, also while a reply is parsed, call the client."""
     client = RedisCluster.from_url(url)
@@ -306,6 +362,8 @@ def finalizers_call_the_client(url: str) -> None:
         handler_calls_while_connecting,
         alarm_in_a_blocking_call,
         alarm_in_a_write,
+        alarm_in_writes_of_a_session,
+        signals_again_and_again,
     ],
     ids=lambda program: program.__name__,
 )
