@@ -347,14 +347,20 @@ def exchange(list jobs, list results, list decode=None):
         raise MemoryError()
     for i in range(n):
         job = jobs[i]
-        if not job.link.try_lead():
+        if job.link.closed:
+            # By another thread, while the links for other nodes were opened.
+            job.failure = job.link.lost("the link is closed", False, False)
+        elif not job.link.try_lead():
             PyMem_Free(fds)
             for job in jobs[:i]:
-                job.link.hand_over()
+                if not job.link.closed:
+                    job.link.hand_over()
             raise RuntimeError("a batch needs idle links of its own")
     try:
         now = slotwise_now()
         for job in jobs:
+            if job.failure is not None:
+                continue
             job.moved = now
             try:
                 job.send()

@@ -15,6 +15,8 @@ import redis
 from slotwise import RedisCluster
 from slotwise.errors import UnknownOutcomeError
 from slotwise.local import LocalCluster
+from slotwise.routing.topology import Address
+from slotwise.sync.connection import NodePool
 from slotwise.testing.scripted import ScriptedCluster, ScriptedNode
 from tests.sync import programs
 from tests.sync.conftest import MakeClient
@@ -168,6 +170,35 @@ def test_other_nodes_answer_while_one_is_lost(make_client: MakeClient) -> None:
         lost, *others = pipe.execute(raise_on_error=False)
         assert isinstance(lost, UnknownOutcomeError)
         assert others == [1, 1]
+
+
+def test_a_connection_that_is_closed_while_others_are_opened(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a node that is left meanwhile: nothing has been sent over it, so its writes go again."""
+    with ScriptedCluster(2) as scripted:
+        client = make_client(scripted)
+        for node in scripted.nodes:
+            node.expect("INCRBY").often().reply(1)
+        pools = {
+            node.port: client.nodes_manager.pool_of(Address(node.host, node.port)) for node in scripted.nodes
+        }
+        keys = {client.get_node_from_key(f"k{n}").port: f"k{n}" for n in range(100)}
+        # Connections are taken in the order of the addresses.
+        first, second = sorted(keys)
+        assert client.pipeline().incr(keys[first]).execute() == [1]
+        (lane,) = pools[first].idle
+        open_lane = NodePool.open_lane
+
+        def open_late(pool: NodePool) -> Any:
+            if pool is pools[second]:
+                pools[first].disconnect()
+            return open_lane(pool)
+
+        monkeypatch.setattr(NodePool, "open_lane", open_late)
+        assert client.pipeline().incr(keys[first]).incr(keys[second]).execute() == [1, 1]
+        assert lane.closed
+        assert sum(node.count("INCRBY") for node in scripted.nodes) == 3
 
 
 def test_named_node_is_tried_again(
