@@ -166,6 +166,71 @@ def test_misplaced_keys_and_forgotten_scripts(
     assert audit(client).equal
 
 
+OLD, NEW = versioned(1_000, b"old"), versioned(2_000, b"new")
+LARGE_OLD, LARGE_NEW = versioned(1_000, b"o" * 300_000), versioned(2_000, b"n" * 300_000)
+DAMAGED, LARGE_DAMAGED = NEW[:-1] + b"#", LARGE_NEW[:-1] + b"#"
+UNKNOWN, LARGE_UNKNOWN = b"\xc1SW\x02" + NEW[4:], b"\xc1SW\x02" + LARGE_NEW[4:]
+
+
+@pytest.mark.parametrize(
+    ("astray", "owners", "left"),
+    [
+        # What the owner has at the end; None: both stay as they are.
+        (NEW, OLD, NEW),
+        (OLD, NEW, NEW),
+        (NEW, DAMAGED, NEW),
+        (NEW, None, NEW),
+        (LARGE_NEW, OLD, LARGE_NEW),
+        (LARGE_NEW, LARGE_OLD, LARGE_NEW),
+        (LARGE_OLD, NEW, NEW),
+        (LARGE_NEW, None, LARGE_NEW),
+        (LARGE_DAMAGED, OLD, OLD),
+        (b"plain", b"plain", b"plain"),
+        # Nobody can say which is newer.
+        (NEW, b"plain", None),
+        (LARGE_NEW, b"plain", None),
+        (b"plain", b"another", None),
+        (b"plain" * 100_000, b"another", None),
+        (DAMAGED, b"plain", None),
+        (NEW, UNKNOWN, None),
+        (UNKNOWN, OLD, None),
+        (LARGE_UNKNOWN, OLD, None),
+        (UNKNOWN, None, None),
+    ],
+    ids=lambda value: str(value and value[:30]),
+)
+def test_a_misplaced_key_goes_only_when_nothing_is_lost(
+    faulty_cluster: LocalCluster,
+    client: RedisCluster,
+    inject: Injector,
+    astray: bytes,
+    owners: bytes | None,
+    left: bytes | None,
+) -> None:
+    if owners is not None:
+        client.set("key", owners)
+    wrong = put_astray(faulty_cluster, "key", astray)
+    inject.settle()
+    report = audit(client, repair=True)
+    [finding] = [finding for finding in report.findings if finding.kind == "misplaced"]
+    assert finding.repaired is (left is not None)
+    assert client.get("key") == (owners if left is None else left)
+    slot = key_slot("key")
+    assert int(wrong.call("CLUSTER", "COUNTKEYSINSLOT", slot)) == (left is None)
+    if left is None:
+        assert not report.mended
+
+
+def test_a_newer_format_of_a_replica_stays(client: RedisCluster, inject: Injector) -> None:
+    client.set("key", UNKNOWN)
+    inject.alone("key", "SET", "key", OLD)
+    inject.settle()
+    report = audit(client, repair=True)
+    assert inject.found(report) == {Expected("different", "key", True)}
+    assert [finding.repaired for finding in report.findings] == [False]
+    assert audit(client).counts == {"different": 1}
+
+
 def test_repair_of_what_somebody_waits_for(
     faulty_cluster: LocalCluster, client: RedisCluster, inject: Injector
 ) -> None:
@@ -449,3 +514,15 @@ def test_options_that_make_no_sense(client: RedisCluster, options: dict[str, Any
 
 def address(node: LocalNode) -> str:
     return f"{node.host}:{node.port}"
+
+
+def put_astray(cluster: LocalCluster, key: str, value: bytes) -> LocalNode:
+    """Puts a value on a primary that does not own the key's slot, and returns that."""
+    slot = key_slot(key)
+    owner = cluster.owner_of(slot)
+    wrong = next(node for node in cluster.primaries if node is not owner)
+    wrong.call("CLUSTER", "SETSLOT", slot, "IMPORTING", owner.id)
+    with wrong.connect() as wire:
+        wire.pipeline([("ASKING",), ("SET", key, value)])
+    wrong.call("CLUSTER", "SETSLOT", slot, "STABLE")
+    return wrong

@@ -83,21 +83,24 @@ def _pieces(one: Wire, key: bytes, kind: str) -> Iterator[_Read]:
         yield lambda wire: wire.on_key(length, key)
 
 
-def fault(wire: Wire, key: bytes) -> str | None:
-    """What is wrong with a large string that begins as versioned values do: "damaged", "unknown_format" or None."""
+def fault(ask: Callable[..., Any], key: bytes) -> str | None:
+    """What is wrong with a large string that begins as versioned values do: "damaged", "unknown_format" or None.
+
+    ``ask`` sends a command to the node that has it: `Wire.on_key` or `Wire.asking`.
+    """
     for _ in range(LOOKS):
-        header = wire.on_key("GETRANGE", key, 0, HEADER_SIZE - 1)
+        header = ask("GETRANGE", key, 0, HEADER_SIZE - 1)
         if header[: len(MAGIC)] != MAGIC:
             return None
         if header[3] != FORMAT:
             return "unknown_format"
         checksum, start = hashlib.sha1(), 8
-        while piece := wire.on_key("GETRANGE", key, start, start + LARGE_BYTES - 1):
+        while piece := ask("GETRANGE", key, start, start + LARGE_BYTES - 1):
             checksum.update(piece)
             start += len(piece)
         if checksum.digest()[:4] == header[4:8]:
             return None
         # Written in between: the header has another version.
-        if wire.on_key("GETRANGE", key, 0, HEADER_SIZE - 1) == header:
+        if ask("GETRANGE", key, 0, HEADER_SIZE - 1) == header:
             return "damaged"
     return None

@@ -5,12 +5,13 @@ Every write is one script that looks again before it writes, so that no write of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from slotwise._slots import key_slot
 from slotwise._versions import MAGIC
 from slotwise.consistency import large
-from slotwise.consistency.digests import DETAILS, LARGE, Look, Script, looks
+from slotwise.consistency.digests import DAMAGED, DETAILS, LARGE, UNKNOWN, VERSIONED, Look, Script, looks
 from slotwise.consistency.nodes import Wire
 
 _EXPIRY = r"""
@@ -132,15 +133,16 @@ class Mender:
             return False
         wires = [self._primary, *self._replicas]
         copies = [look_at(wire, key) for wire in wires]
+        if any(look.letter == UNKNOWN for look in copies):
+            return False
         best = newest(copies)
         mine = copies[0]
         own_is_unversioned = mine.exists and not mine.header.startswith(MAGIC)
         if best is not None and best > 0 and not own_is_unversioned:
             value = wires[best].on_key("GET", key)
             if value is not None:
-                put(self._primary, key, value, copies[best].expires)
                 # As new as that, or newer: others may still have less.
-                return self._resend(key)
+                return put(self._primary, key, value, copies[best].expires) >= 0 and self._resend(key)
         if not mine.exists:
             return bool(self._primary.run(_DROP, key=key))
         if best is None and mine.header.startswith(MAGIC):
@@ -163,39 +165,56 @@ class Mender:
         holder.call("CLUSTER", "SETSLOT", slot, "IMPORTING", owner_id)
         try:
             look = _asked(holder, key)
-            if look.exists and self._is_wanted(look, key):
-                dump = holder.asking("DUMP", key)
-                expires = max(0, look.expires)
-                if not self._primary.run(_RESTORE_IF_NONE, dump, expires, key=key) and look.version:
-                    put(self._primary, key, holder.asking("GET", key), look.expires)
-            if look.exists:
-                holder.asking("DEL", key)
-            else:
+            if not look.exists:
                 # Only a replica has it.
                 return bool(holder.asking("EVAL", _DROP.source, 1, key))
+            if not self._receives(holder, key, look):
+                return False
+            holder.asking("DEL", key)
         finally:
             holder.call("CLUSTER", "SETSLOT", slot, "STABLE")
         return True
 
-    def _is_wanted(self, look: Look, key: bytes) -> bool:
-        """Whether a copy from elsewhere says anything that the one here does not."""
+    def _receives(self, holder: Wire, key: bytes, look: Look) -> bool:
+        """Whether what is here by now is as new as the holder's copy for certain, so that nothing is lost with that."""
+        if look.letter == UNKNOWN:
+            return False
         here = look_at(self._primary, key)
-        return not here.exists or (look.version is not None and newest([here, look]) == 1)
+        if not here.exists:
+            dump = holder.asking("DUMP", key)
+            if dump is None:
+                # It has expired.
+                return True
+            if self._primary.run(_RESTORE_IF_NONE, dump, max(0, look.expires), key=key):
+                return True
+            here = look_at(self._primary, key)
+        if look.version is None:
+            # No version says which is newer. What is damaged loses to what is not.
+            same = here.value == look.value and look.letter != LARGE
+            return same or (look.letter == DAMAGED and here.version is not None)
+        if here.version is not None and here.version >= look.version:
+            return True
+        value = holder.asking("GET", key)
+        return value is None or put(self._primary, key, value, look.expires) >= 0
 
 
 def look_at(wire: Wire, key: bytes) -> Look:
     """One copy; a large versioned value, whose checksum servers leave to us, is told as a small one would be."""
-    look = wire.details([key])[key]
-    if look.letter == LARGE and look.header.startswith(MAGIC):
-        letter = {"damaged": "d", "unknown_format": "u", None: "v"}[large.fault(wire, key)]
-        look = look._replace(letter=letter)
-    return look
+    return _judged(wire.details([key])[key], wire.on_key, key)
 
 
 def _asked(wire: Wire, key: bytes) -> Look:
     """As `look_at`, of a key in a slot that the node is importing."""
     # The source: NOSCRIPT would use up the ASKING.
-    return next(looks(wire.asking("EVAL", DETAILS.source, 0, wire.exact, key)))
+    look = next(looks(wire.asking("EVAL", DETAILS.source, 0, wire.exact, key)))
+    return _judged(look, wire.asking, key)
+
+
+def _judged(look: Look, ask: Callable[..., Any], key: bytes) -> Look:
+    if look.letter == LARGE and look.header.startswith(MAGIC):
+        letter = {"damaged": DAMAGED, "unknown_format": UNKNOWN, None: VERSIONED}[large.fault(ask, key)]
+        look = look._replace(letter=letter)
+    return look
 
 
 def put(primary: Wire, key: bytes, value: bytes, expires: int) -> int:

@@ -192,7 +192,7 @@ class Suspects:
         """Tells what is wrong with a key, and mends it if asked to."""
         own = {DAMAGED: "damaged", UNKNOWN: "unknown_format"}.get(look.letter)
         if look.letter == LARGE and look.header.startswith(MAGIC):
-            own = large.fault(primary, key)
+            own = large.fault(primary.on_key, key)
             # At a glance it was only large.
             with self._audit.lock:
                 self._audit.report.versioned += 1
