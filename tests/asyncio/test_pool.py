@@ -345,6 +345,105 @@ def test_a_lost_connection_loses_the_watch() -> None:
         assert node.count("EXEC") == 0
 
 
+def test_a_cancelled_transaction_ends_at_once() -> None:
+    """With WATCH, at a node that answers nothing more."""
+    with ScriptedCluster(1) as cluster:
+        node = cluster.nodes[0]
+        play_transaction(node)
+        node.expect("EXEC").half_open()
+
+        async def main() -> None:
+            async with (
+                RedisCluster.from_url(cluster.url, socket_timeout=5) as client,
+                client.pipeline(transaction=True) as pipe,
+            ):
+                await pipe.watch("a")
+                pipe.multi()
+                pipe.incr("a")
+                task = asyncio.create_task(pipe.execute())
+                while not node.count("EXEC"):
+                    await asyncio.sleep(0.001)
+                began, accepted = time.monotonic(), node.accepted
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert time.monotonic() - began < 2
+                assert node.accepted == accepted, "a closed connection watches nothing"
+                assert client.nodes_manager.endpoint_for(0).pool._taken == 0
+
+        run(main)
+        assert node.count("UNWATCH") == 0
+
+
+def test_a_transaction_that_times_out_is_told_as_unknown() -> None:
+    with ScriptedCluster(1) as cluster:
+        node = cluster.nodes[0]
+        play_transaction(node)
+        node.expect("EXEC").half_open()
+
+        async def main() -> None:
+            async with (
+                RedisCluster.from_url(cluster.url, socket_timeout=0.2) as client,
+                client.pipeline(transaction=True) as pipe,
+            ):
+                await pipe.watch("a")
+                pipe.multi()
+                pipe.incr("a")
+                with pytest.raises(UnknownOutcomeError):
+                    await pipe.execute()
+
+        run(main)
+        assert node.count("EXEC") == 1
+
+
+@pytest.mark.parametrize("ends", ["lost", "cancelled"])
+def test_what_ends_the_connection_ends_the_watch(ends: str) -> None:
+    """Whoever goes on all the same does not execute over a new connection, on which nobody watches."""
+    with ScriptedCluster(1) as cluster:
+        node = cluster.nodes[0]
+        play_transaction(node)
+        append = node.expect("APPEND")
+        if ends == "lost":
+            append.close()
+
+        async def main() -> None:
+            async with (
+                RedisCluster.from_url(cluster.url) as client,
+                client.pipeline(transaction=True) as pipe,
+            ):
+                await pipe.watch("a")
+                task = asyncio.create_task(pipe.append("a", "more"))
+                while not node.count("APPEND"):
+                    await asyncio.sleep(0.001)
+                if ends == "cancelled":
+                    task.cancel()
+                with pytest.raises((UnknownOutcomeError, asyncio.CancelledError)):
+                    await task
+                pipe.multi()
+                pipe.incr("a")
+                with pytest.raises(redis.WatchError, match="begin again"):
+                    await pipe.execute()
+
+        run(main)
+        assert node.count("EXEC") == 0
+
+
+def test_an_unwatch_that_is_not_answered_is_no_error() -> None:
+    """The end of its connection ends the WATCH as well."""
+    with ScriptedCluster(1) as cluster:
+        node = cluster.nodes[0]
+        node.expect("WATCH").reply("OK")
+        node.expect("UNWATCH").half_open()
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url, socket_timeout=0.2) as client:
+                async with client.pipeline(transaction=True) as pipe:
+                    await pipe.watch("a")
+                assert client.nodes_manager.endpoint_for(0).pool._taken == 0
+
+        run(main)
+
+
 def test_a_slot_that_moved_after_watch() -> None:
     with ScriptedCluster(2) as cluster:
         other, owner = cluster.nodes

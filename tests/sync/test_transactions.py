@@ -137,6 +137,36 @@ def test_lost_connection_loses_the_watch(
     assert node.count("EXEC") == 0
 
 
+def test_write_behind_watch_whose_reply_was_lost_ends_the_watch(
+    scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
+) -> None:
+    client = make_client(scripted)
+    play_transaction(node)
+    node.expect("APPEND").close()
+    with client.pipeline(transaction=True) as pipe:
+        pipe.watch("a")
+        with pytest.raises(UnknownOutcomeError):
+            pipe.append("a", "more")
+        pipe.multi()
+        pipe.incr("a")
+        with pytest.raises(WatchError, match="begin again"):
+            pipe.execute()
+    assert node.count("EXEC") == 0
+
+
+def test_unwatch_that_is_not_answered_is_no_error(
+    scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
+) -> None:
+    """The end of its connection ends the WATCH as well."""
+    client = make_client(scripted, socket_timeout=0.2)
+    node.expect("WATCH").reply("OK")
+    node.expect("UNWATCH").half_open()
+    with client.pipeline(transaction=True) as pipe:
+        pipe.watch("a")
+    node.expect("GET").reply(b"value")
+    assert client.get("a") == b"value"
+
+
 def test_slot_that_moved_after_watch(make_client: MakeClient) -> None:
     with ScriptedCluster(2) as scripted:
         other, owner = scripted.nodes

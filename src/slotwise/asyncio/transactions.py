@@ -18,6 +18,7 @@ from slotwise.errors import (
     ConnectionError,
     MaxConnectionsError,
     RedisClusterException,
+    RedisError,
     TimeoutError,
     TryAgainError,
     UnknownOutcomeError,
@@ -27,7 +28,7 @@ from slotwise.errors import (
 from slotwise.routing.conversation import is_mere_loss
 from slotwise.routing.errors_inside import annotate
 from slotwise.routing.redirects import Step, after_exception
-from slotwise.routing.watches import REBALANCED, Refusals
+from slotwise.routing.watches import ENDED, REBALANCED, Refusals
 
 if TYPE_CHECKING:
     from slotwise.asyncio.pipeline import ClusterPipeline
@@ -68,12 +69,14 @@ class TransactionStrategy(redis.asyncio.cluster.TransactionStrategy):
     async def _get_connection_and_send_command(self, *args: Any, **options: Any) -> Any:
         immediate = args[0] in self.IMMEDIATE_EXECUTE_COMMANDS
         found = find(args)
-        with self._loss_told(immediate or (found is not None and found[0].repeatable)):
-            await self._connect()
-            value = await super()._get_connection_and_send_command(*args, **options)
+        try:
+            with self._loss_told(immediate or (found is not None and found[0].repeatable)):
+                await self._connect()
+                value = await super()._get_connection_and_send_command(*args, **options)
+        finally:
+            self._pipe.cluster_client._wrote([args])
         if immediate:
             self._watched = args[0] == "WATCH"
-        self._pipe.cluster_client._wrote([args])
         return value
 
     async def _execute_transaction(self, stack: list[Any], raise_on_error: bool) -> Any:
@@ -94,13 +97,15 @@ class TransactionStrategy(redis.asyncio.cluster.TransactionStrategy):
         if not self._pipeline_slots:
             raise RedisClusterException("At least a command with a key is needed to identify a node")
         pool = manager.endpoint_for(next(iter(self._pipeline_slots))).pool
-        if self._transaction_connection is not None and self._transaction_node is not pool.node:
+        moved = self._transaction_connection is not None and self._transaction_node is not pool.node
+        if moved:
             # Another call met the MOVED.
             self._let_go()
-            if self._watched:
-                self._watched = False
-                raise WatchError(REBALANCED)
         if self._transaction_connection is None:
+            if self._watched:
+                # Nobody watches over a new connection.
+                self._watched = False
+                raise WatchError(REBALANCED if moved else ENDED)
             self._transaction_connection = await pool.connection()
             self._transaction_node = pool.node
 
@@ -148,6 +153,13 @@ class TransactionStrategy(redis.asyncio.cluster.TransactionStrategy):
                 kind = UnknownOutcomeTimeoutError if isinstance(error, TimeoutError) else UnknownOutcomeError
                 raise kind(f"{error}: the transaction may or may not have been executed") from error
             raise
+        except RedisError:
+            # The server's answer: every reply was read.
+            raise
+        except BaseException:
+            # Perhaps in the middle of the replies, as by a cancellation: nobody may read the rest as his own.
+            self._let_go()
+            raise
 
     def _let_go(self) -> None:
         connection, self._transaction_connection = self._transaction_connection, None
@@ -157,5 +169,22 @@ class TransactionStrategy(redis.asyncio.cluster.TransactionStrategy):
 
     async def reset(self) -> None:
         """Ends the transaction; the connection goes back to its pool."""
-        await super().reset()
-        self._watched = False
+        try:
+            await self._unwatch()
+        finally:
+            self._watching = self._watched = False
+            await super().reset()
+
+    async def _unwatch(self) -> None:
+        """Where the connection watches keys. redis-py's own step would open a closed one, which watches nothing."""
+        connection = self._transaction_connection
+        if connection is not None and self._watching:
+            try:
+                if connection.is_connected:
+                    await connection.send_command("UNWATCH")
+                    await connection.read_response()
+            except (*self.CONNECTION_ERRORS, TimeoutError):
+                self._let_go()
+            except BaseException:
+                self._let_go()
+                raise

@@ -12,6 +12,8 @@ from slotwise.routing.retry import RetryPolicy
 REBALANCED = "Slot rebalancing occurred while watching keys"
 """redis-py's words for a slot that has moved, or moves."""
 
+ENDED = "The WATCH has ended with its connection: begin again"
+
 
 class Refusals:
     """Refusals in a row of one pipeline's transactions, each of which ended a WATCH.

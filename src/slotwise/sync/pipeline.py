@@ -42,7 +42,7 @@ from slotwise.routing.errors_inside import annotate
 from slotwise.routing.plan import Plan, only_key
 from slotwise.routing.redirects import Step, after_exception
 from slotwise.routing.topology import Address
-from slotwise.routing.watches import REBALANCED, Refusals
+from slotwise.routing.watches import ENDED, REBALANCED, Refusals
 from slotwise.sync.dispatch import NAMELESS
 from slotwise.sync.keys import Routing
 from slotwise.sync.nodes import NodesManager
@@ -307,11 +307,13 @@ class TransactionStrategy(RedisTransactionStrategy):
     def _get_connection_and_send_command(self, *args: Any, **options: Any) -> Any:
         found = find(args)
         repeatable = args[0] in self.IMMEDIATE_EXECUTE_COMMANDS or (found is not None and found[0].repeatable)
-        with self._loss_told(repeatable):
-            value = super()._get_connection_and_send_command(*args, **options)
+        try:
+            with self._loss_told(repeatable):
+                value = super()._get_connection_and_send_command(*args, **options)
+        finally:
+            self._dispatcher.wrote((args,))
         if args[0] in self.IMMEDIATE_EXECUTE_COMMANDS:
             self._watched = args[0] == "WATCH"
-        self._dispatcher.wrote((args,))
         return value
 
     def _execute_transaction(self, stack: list[PipelineCommand], raise_on_error: bool) -> list[Any]:
@@ -325,15 +327,17 @@ class TransactionStrategy(RedisTransactionStrategy):
             self._dispatcher.wrote(command.args for command in stack)
 
     def _get_client_and_connection_for_transaction(self) -> Any:
-        connection = self._transaction_connection
+        connection, moved = self._transaction_connection, False
         if connection is not None and self._pipeline_slots:
             node = self._nodes_manager.get_node_from_slot(next(iter(self._pipeline_slots)))
-            if node.name != f"{connection.host}:{connection.port}":
+            moved = node.name != f"{connection.host}:{connection.port}"
+            if moved:
                 # Another call met the MOVED.
                 self._let_go()
-                if self._watched:
-                    self._watched = False
-                    raise WatchError(REBALANCED)
+        if self._transaction_connection is None and self._watched:
+            # Nobody watches over a new connection.
+            self._watched = False
+            raise WatchError(REBALANCED if moved else ENDED)
         return super()._get_client_and_connection_for_transaction()
 
     @contextmanager
@@ -372,7 +376,7 @@ class TransactionStrategy(RedisTransactionStrategy):
                 if self._watching:
                     connection.send_command("UNWATCH")
                     connection.read_response()
-            except self.CONNECTION_ERRORS:
+            except (*self.CONNECTION_ERRORS, TimeoutError):
                 connection.disconnect()
             except BaseException:
                 connection.disconnect()
