@@ -411,6 +411,52 @@ def test_all_that_may_have_written_is_a_write(shard: ReplicatedShard) -> None:
     run(main)
 
 
+async def append_in_a_pipeline(session: Any, shard: ReplicatedShard) -> None:
+    await session.pipeline().append("a", 1).execute()
+
+
+async def append_behind_watch(session: Any, shard: ReplicatedShard) -> None:
+    async with session.pipeline(transaction=True) as pipe:
+        await pipe.watch("a")
+
+        async def caught_up() -> bool:
+            return await answering(session) == {1, 2}
+
+        # WATCH counts as a write as well.
+        shard.lag = [0, 0]
+        await until(caught_up)
+        shard.lag = [500, 500]
+        await pipe.append("a", 1)
+
+
+@pytest.mark.parametrize("ends", ["lost", "cancelled"])
+@pytest.mark.parametrize("write", [append_in_a_pipeline, append_behind_watch])
+def test_a_write_without_a_reply_is_a_write(shard: ReplicatedShard, write: Any, ends: str) -> None:
+    shard.lag = [500, 500]
+    shard.primary.expect("WATCH").often().reply("OK")
+    append, release = shard.primary.expect("APPEND"), threading.Event()
+    if ends == "lost":
+        append.close()
+    else:
+        append.until(release).reply(1)
+
+    async def main() -> None:
+        async with RedisCluster.from_url(shard.url, load_balancing_strategy=REPLICAS) as client:
+            session = client.session()
+            assert await answering(session) == {1, 2}
+            task = asyncio.create_task(write(session, shard))
+            while not shard.primary.count("APPEND"):
+                await asyncio.sleep(0.001)
+            if ends == "cancelled":
+                task.cancel()
+            with pytest.raises((UnknownOutcomeError, asyncio.CancelledError)):
+                await task
+            release.set()
+            assert await answering(session) == {0}
+
+    run(main)
+
+
 def test_a_kept_reply_may_be_older_than_a_sessions_write(shard: ReplicatedShard) -> None:
     """So may one that another task is asking for."""
     shard.lag = [500, 500]

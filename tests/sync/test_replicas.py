@@ -412,6 +412,24 @@ def test_a_write_whose_outcome_is_unknown_is_a_write(shard: ReplicatedShard, mak
     assert answering(session) == {0}
 
 
+def test_a_write_behind_watch_whose_outcome_is_unknown_is_a_write(
+    shard: ReplicatedShard, make_client: MakeClient
+) -> None:
+    shard.lag = [500, 500]
+    shard.primary.expect("WATCH").reply("OK")
+    shard.primary.expect("APPEND").close()
+    session = make_client(shard, load_balancing_strategy=REPLICAS).session()
+    with session.pipeline(transaction=True) as pipe:
+        pipe.watch("a")
+        # WATCH counts as a write as well.
+        shard.lag = [0, 0]
+        wait_until(lambda: answering(session) == {1, 2})
+        shard.lag = [500, 500]
+        with pytest.raises(UnknownOutcomeError):
+            pipe.append("a", "more")
+    assert answering(session) == {0}
+
+
 def test_a_kept_reply_may_be_older_than_a_sessions_write(
     shard: ReplicatedShard, make_client: MakeClient
 ) -> None:

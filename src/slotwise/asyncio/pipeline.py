@@ -186,14 +186,17 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
         exchange = Exchange(queue.batch, results, decode, failures)
         client._engine.calls += 1
         started = time.monotonic()
-        await self._run(exchange, parts)
-        if recorder._async_metrics_collector is not None:
-            await self._record(exchange, parts, started)
         errors: dict[int, Exception] = {}
-        if exchange.troubled:
-            errors = await self._settle(exchange, pinned, allow_redirections)
-        if client._on_written:
-            client._wrote(queue.calls)
+        try:
+            await self._run(exchange, parts)
+            if recorder._async_metrics_collector is not None:
+                await self._record(exchange, parts, started)
+            if exchange.troubled:
+                errors = await self._settle(exchange, pinned, allow_redirections)
+        finally:
+            # Also of a caller that was cancelled: what was sent is executed all the same.
+            if client._on_written:
+                client._wrote(queue.calls)
         for index, plan in queue.shaped:
             if index not in errors:
                 results[index] = client._value(plan, results[index], queue.options.get(index, {}))

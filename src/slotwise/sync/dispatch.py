@@ -359,25 +359,27 @@ class Dispatcher:
             batch.add(args, 0)
         results: list[Any] = [_UNANSWERED] * len(nodes)
         parts = [(endpoint, Indices([i])) for i, endpoint in enumerate(endpoints)]
-        _, failures = run(batch, parts, results, [decode] * len(nodes))
         values: dict[str, Any] = {}
-        for index, node in enumerate(nodes):
-            reply = results[index]
-            if index in failures or type(reply) is ServerError:
-                reply = self.call(
-                    args,
-                    options,
-                    plan,
-                    endpoint=endpoints[index],
-                    reply=None if index in failures else reply,
-                    failure=failures.get(index),
-                )
-            else:
-                self.record(args[0], started, endpoints[index].node)
-                if type(reply) is Flawed:
-                    reply = exceptions_in(reply.reply)
-            values[node.name] = self.value(plan, reply, dict(options))
-        self.wrote((args,))
+        try:
+            _, failures = run(batch, parts, results, [decode] * len(nodes))
+            for index, node in enumerate(nodes):
+                reply = results[index]
+                if index in failures or type(reply) is ServerError:
+                    reply = self.call(
+                        args,
+                        options,
+                        plan,
+                        endpoint=endpoints[index],
+                        reply=None if index in failures else reply,
+                        failure=failures.get(index),
+                    )
+                else:
+                    self.record(args[0], started, endpoints[index].node)
+                    if type(reply) is Flawed:
+                        reply = exceptions_in(reply.reply)
+                values[node.name] = self.value(plan, reply, dict(options))
+        finally:
+            self.wrote((args,))
         return values
 
     def run(
@@ -404,22 +406,25 @@ class Dispatcher:
         if reads:
             pinned = {**pinned, **self._choose_reads(queue, dict.fromkeys(reads))}
         parts, failures = parts_of(queue.batch, self.engine.table, pinned)
-        troubled, more = run(queue.batch, parts, results, decode, discard=discard)
-        troubled += failures
-        failures.update(more)
-        if recorder._metrics_collector is not None:
-            for endpoint, members in parts:
-                wrong = next((results[i] for i in members if type(results[i]) is ServerError), None)
-                failure = next((more[i] for i in members if i in more), None)
-                error = failure or (parse_error(wrong.text) if wrong is not None else None)
-                self.record("PIPELINE", started, endpoint.node, error)
         errors: dict[int, Exception] = {}
-        if troubled:
-            errors = self._settle(
-                queue, troubled, results, failures, decode, pinned, reads, discard, redirections
-            )
-        if self.on_written:
-            self.wrote(queue.calls)
+        try:
+            troubled, more = run(queue.batch, parts, results, decode, discard=discard)
+            troubled += failures
+            failures.update(more)
+            if recorder._metrics_collector is not None:
+                for endpoint, members in parts:
+                    wrong = next((results[i] for i in members if type(results[i]) is ServerError), None)
+                    failure = next((more[i] for i in members if i in more), None)
+                    error = failure or (parse_error(wrong.text) if wrong is not None else None)
+                    self.record("PIPELINE", started, endpoint.node, error)
+            if troubled:
+                errors = self._settle(
+                    queue, troubled, results, failures, decode, pinned, reads, discard, redirections
+                )
+        finally:
+            # Also when a signal handler raises: what was sent is executed all the same.
+            if self.on_written:
+                self.wrote(queue.calls)
         for index, plan in queue.shaped:
             if index not in errors:
                 results[index] = self.value(plan, results[index], queue.options.get(index, {}))
