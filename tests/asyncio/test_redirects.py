@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import traceback
 from datetime import datetime
 from typing import Any
 
@@ -12,8 +13,14 @@ from redis.backoff import NoBackoff
 
 from slotwise import key_slot
 from slotwise.asyncio import RedisCluster
-from slotwise.asyncio.connection import AsyncNodePool
-from slotwise.errors import ConnectionError, NotSentError, TimeoutError, UnknownOutcomeError
+from slotwise.asyncio.connection import AsyncNodePool, own_copy
+from slotwise.errors import (
+    ConnectionError,
+    NodeUnavailableError,
+    NotSentError,
+    TimeoutError,
+    UnknownOutcomeError,
+)
 from slotwise.testing.scripted import ScriptedCluster
 from tests.asyncio.loops import run
 
@@ -259,3 +266,44 @@ def test_a_pipeline_whose_link_opens_late(monkeypatch: pytest.MonkeyPatch) -> No
                 assert await client.pipeline().incr("key").execute() == [1]
 
         run(main)
+
+
+def test_who_waits_for_one_opening_gets_an_error_of_his_own() -> None:
+    """Each adds words and a traceback to it: one for all would have those of a hundred callers."""
+    with ScriptedCluster(1) as cluster:
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url, retry=Retry(NoBackoff(), 0)) as client:
+                await client.initialize()
+                cluster.nodes[0].stop()
+                works = [client.pipeline().set("key", n).execute() for n in range(50)]
+                works += [client.set("key", n) for n in range(50)]
+                errors = await asyncio.gather(*works, return_exceptions=True)
+                assert {type(error) for error in errors} == {ConnectionError}
+                assert len({id(error) for error in errors}) == 100
+                assert {str(error).count("Command # 1 (SET)") for error in errors[:50]} == {1}
+                assert {str(error).count("Command #") for error in errors[50:]} == {0}
+                assert all(len(traceback.extract_tb(error.__traceback__)) < 20 for error in errors)
+                assert all(error.sent is False and error.__cause__ is not None for error in errors)
+
+        run(main)
+
+
+def test_an_error_of_ones_own_says_the_same() -> None:
+    class Odd(Exception):
+        def __init__(self, *, node: str) -> None:
+            super().__init__(f"of {node}")
+
+    class Worded(Exception):
+        def __init__(self, node: str) -> None:
+            super().__init__(f"of {node}")
+
+    unavailable = NodeUnavailableError("asleep", retry_in=2.5)
+    made = own_copy(unavailable)
+    assert isinstance(made, NodeUnavailableError)
+    assert (str(made), made.retry_in, made.sent, made.__cause__) == ("asleep", 2.5, False, unavailable)
+    worded = own_copy(Worded("it"))
+    assert type(worded) is Worded
+    assert str(worded) == "of it"
+    odd = Odd(node="it")
+    assert own_copy(odd) is odd, "nobody knows how to make another"

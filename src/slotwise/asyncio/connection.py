@@ -10,6 +10,7 @@ transactions get redis-py connections from the same pool, so ``max_connections``
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 import weakref
 from collections import deque
@@ -127,6 +128,9 @@ class AsyncNodePool:
             if self._engine.loop is None:
                 raise ClosedClientError(CLOSED)
             raise NotSentError(f"{self.node.name} has left the cluster, or another node has its slots now")
+        error = opening.exception()
+        if error is not None:
+            raise own_copy(error)
         return opening.result()
 
     async def _open_shared(self, endpoint: AsyncEndpoint, place: int) -> AsyncLink:
@@ -346,6 +350,16 @@ class AsyncNodePool:
         for connection in self._connections:
             connection._close()
         self._connections.clear()
+
+
+def own_copy(error: BaseException) -> BaseException:
+    """``error`` for one of several who get it: each caller's words and traceback are added to his own."""
+    try:
+        mine = copy.copy(error)
+    except Exception:  # it is made of more than its arguments
+        return error
+    mine.args, mine.__cause__ = error.args, error
+    return mine
 
 
 async def _greet(connection: Any) -> None:
