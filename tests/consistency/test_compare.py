@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from slotwise import RedisCluster
 from slotwise._slots import key_slot
-from slotwise.consistency.comparison import ComparisonReport, compare, decide, merge, rank, reconcile
-from slotwise.consistency.digests import NOTHING, Look
+from slotwise.consistency.comparison import ComparisonReport, compare, reconcile
+from slotwise.consistency.digests import FETCH, NOTHING, Look
+from slotwise.consistency.merging import decide, merge, rank
+from slotwise.consistency.nodes import Wire
+from slotwise.consistency.store import VersionedStore
 from slotwise.local import LocalCluster, ServerBinary
 
 
@@ -177,6 +180,182 @@ def test_conflicts_are_left_unless_one_side_is_preferred(pair: Pair) -> None:
     assert a.hgetall("only:b") == {b"field": b"x"}
 
 
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], object]], None]:
+    """``meanwhile(key, act)``: acts once, after the looks at the key and before the first command that names it."""
+
+    def arrange(key: str, act: Callable[[], object]) -> None:
+        waiting = [act]
+        on_key, run = Wire.on_key, Wire.run
+
+        def acting_on_key(wire: Wire, *command: Any) -> Any:
+            if waiting and key.encode() in command:
+                waiting.pop()()
+            return on_key(wire, *command)
+
+        def acting_run(wire: Wire, script: Any, *arguments: Any, **options: Any) -> Any:
+            if waiting and options.get("key") == key.encode():
+                waiting.pop()()
+            return run(wire, script, *arguments, **options)
+
+        monkeypatch.setattr(Wire, "on_key", acting_on_key)
+        monkeypatch.setattr(Wire, "run", acting_run)
+
+    return arrange
+
+
+def test_a_write_meanwhile_is_carried_over_with_its_own_expiry(pair: Pair, meanwhile: Any) -> None:
+    a, b = pair
+    store = VersionedStore(a)
+    b.set("session", versioned(1_000, b""))
+    store.set("session", b"short", ttl=100)
+    meanwhile("session", lambda: store.set("session", b"for ever"))
+    assert reconcile(a, b).mended
+    assert VersionedStore(b).get("session") == b"for ever"
+    assert b.ttl("session") == -1
+
+
+def test_a_deletion_meanwhile_is_carried_over_with_its_own_expiry(pair: Pair, meanwhile: Any) -> None:
+    a, b = pair
+    store = VersionedStore(a)
+    b.set("gone", versioned(1_000, b""))
+    store.set("gone", b"there")
+    meanwhile("gone", lambda: store.delete("gone"))
+    assert reconcile(a, b).mended
+    found = VersionedStore(b).get_with_version("gone")
+    assert found is not None
+    assert found.deleted
+    assert a.ttl("gone") == b.ttl("gone") > 600_000
+
+
+@pytest.mark.parametrize("foreign", [b"\xff" * 40, b"\xc1SW\x01" + b"\xff" * 40], ids=["foreign", "damaged"])
+def test_what_is_no_version_any_more_is_not_carried_over(pair: Pair, meanwhile: Any, foreign: bytes) -> None:
+    a, b = pair
+    old = versioned(1_000, b"old")
+    a.set("key", versioned(2_000, b"new"))
+    b.set("key", old)
+    meanwhile("key", lambda: a.set("key", foreign))
+    report = reconcile(a, b)
+    assert (report.mended, report.conflicts, report.not_reconciled) == (False, 0, 1)
+    assert b.get("key") == old
+
+
+def test_reconcile_large_versioned_values(pair: Pair) -> None:
+    a, b = pair
+    new, old = versioned(2_000, b"n" * 300_000), versioned(1_000, b"o" * 300_000)
+    a.set("newer:a", new)
+    b.set("newer:a", old)
+    a.set("damaged", new[:-1] + b"x")
+    b.set("damaged", new)
+    a.set("ttl", new, ex=100)
+    b.set("ttl", new, ex=1_000)
+    a.set("no:ttl", new)
+    b.set("no:ttl", new, ex=100)
+    report = reconcile(a, b)
+    assert told(report) == {
+        ("different", "newer:a", "a"),
+        ("different", "damaged", "b"),
+        ("wrong_ttl", "ttl", None),
+        ("wrong_ttl", "no:ttl", None),
+    }
+    assert report.mended
+    assert compare(a, b).equal
+    for key in ("newer:a", "damaged", "ttl", "no:ttl"):
+        assert a.get(key) == b.get(key) == new
+    assert 900 < a.ttl("ttl") <= 1_000
+    assert b.ttl("no:ttl") == -1
+
+
+def test_large_values_without_versions_are_conflicts(pair: Pair) -> None:
+    a, b = pair
+    a.set("key", "a" * 300_000)
+    b.set("key", "b" * 300_000, ex=1_000)
+    a.set("same", "x" * 300_000)
+    b.set("same", "x" * 300_000, ex=1_000)
+    report = reconcile(a, b)
+    assert told(report) == {("different", "key", None), ("wrong_ttl", "same", None)}
+    assert (report.reconciled, report.conflicts) == (1, 1)
+    assert b.get("key") == b"b" * 300_000
+    assert b.ttl("same") == -1
+
+
+@pytest.mark.parametrize("size", [1, 300_000])
+def test_two_values_of_one_version(pair: Pair, size: int) -> None:
+    a, b = pair
+    pairs = {"one": (b"1", b"2"), "two": (b"2", b"1"), "three": (b"3", b"12")}
+    for key, payloads in pairs.items():
+        for client, payload in zip(pair, payloads, strict=True):
+            client.set(key, versioned(1_000, payload * size))
+    report = reconcile(a, b)
+    assert report.mended
+    assert report.reconciled == 3
+    assert all(a.get(key) == b.get(key) for key in pairs)
+    assert a.get("one") == a.get("two")
+    assert compare(a, b).equal
+
+
+def test_what_is_written_meanwhile_stays(pair: Pair, meanwhile: Any) -> None:
+    a, b = pair
+    newest = versioned(3_000, b"newest")
+    a.set("key", versioned(2_000, b"new"))
+    b.set("key", versioned(1_000, b"old"))
+    meanwhile("key", lambda: b.set("key", newest))
+    report = reconcile(a, b)
+    # The two are not alike, whatever was right when it was looked at.
+    assert (report.mended, report.not_reconciled) == (False, 1)
+    assert b.get("key") == newest
+    assert reconcile(a, b).mended
+    assert a.get("key") == newest
+
+
+def test_what_a_server_refuses_keeps_no_other_from_being_reconciled(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+    for number in range(20):
+        a.rpush(f"{{tag}}:{number}", "a")
+    run = Wire.run
+
+    def from_a_newer_server(wire: Wire, *arguments: Any, key: bytes | None = None) -> Any:
+        reply = run(wire, *arguments, key=key)
+        return [reply[0], reply[1], b"\xff" * 20] if arguments[0] is FETCH and key in broken else reply
+
+    broken = {b"{tag}:7", b"{tag}:8"}
+    monkeypatch.setattr(Wire, "run", from_a_newer_server)
+    report = reconcile(a, b, prefer="a")
+    assert (report.reconciled, report.not_reconciled, report.conflicts) == (18, 2, 0)
+    assert {each.key for each in report.differences if each.reconciled is False} == broken
+    assert not report.mended
+    # Told once, and without the key.
+    assert len(report.failures) == 1
+    assert "DUMP payload version or checksum are wrong" in report.failures[0].error
+    assert "tag" not in report.failures[0].error
+    assert len(list(b.scan_iter())) == 18
+
+
+def test_strings_and_expiries_go_to_other_releases_too(
+    pair: Pair, cluster: LocalCluster, other_cluster: LocalCluster
+) -> None:
+    a, b = pair
+    for client in pair:
+        client.rpush("list", "x")
+    a.set("string", "a")
+    b.set("string", "b")
+    a.set("ttl", versioned(1_000, b""), ex=100)
+    b.set("ttl", versioned(1_000, b""), ex=1_000)
+    a.set("versioned", versioned(2_000, b""))
+    b.set("versioned", versioned(1_000, b""))
+    a.expire("list", 1_000)
+    nodes = [*cluster.primaries, *other_cluster.primaries]
+    for node in nodes:
+        node.call("CONFIG", "RESETSTAT")
+    assert reconcile(a, b, prefer="a").mended
+    assert b.get("string") == b"a"
+    assert (900 < a.ttl("ttl") <= 1_000, a.ttl("list")) == (True, -1)
+    # What DUMP makes, an older server does not take.
+    assert not [node for node in nodes if "cmdstat_dump" in node.info("commandstats")]
+
+
 def test_prefer_is_a_or_b(pair: Pair) -> None:
     with pytest.raises(ValueError, match="prefer"):
         reconcile(*pair, prefer="c")  # type: ignore[arg-type]
@@ -227,7 +406,8 @@ def test_any_order_of_merges_gives_the_newest(looks: list[Look], random: Any) ->
 
 @given(LOOKS, LOOKS)
 def test_both_sides_decide_alike(x: Look, y: Look) -> None:
-    here, there = decide(x, y, None), decide(y, x, None)
+    same = x.value == y.value
+    here, there = decide(x, y, None, same), decide(y, x, None, same)
     winner = {"a": x, "b": y, None: None}[here]
     loser = {"a": y, "b": x, None: None}[there]
     assert (winner is None) == (loser is None)

@@ -12,29 +12,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
+
+from redis.exceptions import ResponseError
 
 from slotwise._versions import MAGIC
 from slotwise.consistency import large
-from slotwise.consistency.digests import (
-    ABSENT,
-    COUNTS,
-    DAMAGED,
-    ELSEWHERE,
-    LARGE,
-    LARGE_ELEMENTS,
-    REPLACE_IF_SAME,
-    SLOTS,
-    VERSIONED,
-    Look,
-)
+from slotwise.consistency.digests import COUNTS, ELSEWHERE, LARGE, LARGE_ELEMENTS, SLOTS, Look
 from slotwise.consistency.findings import Failure, Verdict, about_key
+from slotwise.consistency.merging import Copy, Side, carry, decide
 from slotwise.consistency.nodes import AT_ONCE, FAILURES, View, Wire
 from slotwise.consistency.nodes import SLOTS as ALL_SLOTS
-from slotwise.consistency.repair import look_at, put
+from slotwise.consistency.repair import look_at
 from slotwise.consistency.values import check_client
-
-Side = Literal["a", "b"]
 
 #: Differences that a report keeps; the others are counted.
 KEPT = 10_000
@@ -54,7 +44,7 @@ class Difference:
     type: str
     #: "a" or "b", whose version is the newer one, or which of them is versioned at all; None if nobody can tell.
     newer: str | None
-    #: Whether both are alike now; None if nobody tried, False for a conflict that was left.
+    #: Whether both are alike now; None if nobody tried, False for a conflict that was left as well.
     reconciled: bool | None = None
     key: bytes = field(default=b"", repr=False)
 
@@ -80,6 +70,8 @@ class ComparisonReport(Verdict):
     reconciled: int = 0
     #: Left as they are, because no version says who is right.
     conflicts: int = 0
+    #: What a server refused, or what changed meanwhile.
+    not_reconciled: int = 0
     differences: list[Difference] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     stopped: bool = False
@@ -94,36 +86,6 @@ class ComparisonReport(Verdict):
         told = asdict(self)
         told["differences"] = [difference.as_dict(show_keys) for difference in self.differences]
         return {"equal": self.equal, "mended": self.mended, **told, "counts": dict(self.counts)}
-
-
-# -- who is right ------------------------------------------------------------------------------------------------------
-
-
-def rank(look: Look) -> tuple[int, bytes, bytes, float]:
-    """Last write wins as a total order of copies: nothing, damaged, then by version. Of equal ones the later expiry."""
-    order = {ABSENT: 0, VERSIONED: 2}.get(look.letter, 1)
-    expires = float("inf") if look.expires == -1 else look.expires
-    return order, look.version or b"", look.digest, expires
-
-
-def merge(one: Look, other: Look) -> Look:
-    """The one of two copies that is to be everywhere. Commutative, associative, idempotent."""
-    return max(one, other, key=rank)
-
-
-def decide(a: Look, b: Look, prefer: Side | None) -> Side | None:
-    """Whose copy both are to have; None for a conflict. ``prefer`` settles what versions cannot."""
-    known = {VERSIONED, DAMAGED, ABSENT}
-    if VERSIONED in (a.letter, b.letter) and {a.letter, b.letter} <= known:
-        return "a" if merge(a, b) is a else "b"
-    if a.value == b.value and a.exists:
-        return "a" if rank(a) >= rank(b) else "b"
-    if prefer is None:
-        return None
-    # What only one side has is carried over, and never deleted.
-    if not a.exists or not b.exists:
-        return "a" if a.exists else "b"
-    return prefer
 
 
 # -- the comparison ----------------------------------------------------------------------------------------------------
@@ -183,7 +145,7 @@ class _Comparison:
             check_client(client, awaited=False, taker="compare")
         self.report = ComparisonReport(time.time())
         self._lock = threading.Lock()
-        self.clusters = [_Cluster(client, timeout, self._fail) for client in (a, b)]
+        self.clusters = [_Cluster(client, timeout, self.fail) for client in (a, b)]
         self.reconcile = reconcile
         self.prefer: Side | None = prefer
         self.tolerance = ttl_tolerance
@@ -192,9 +154,12 @@ class _Comparison:
         self.stop = stop
         self._slots_done = 0
 
-    def _fail(self, node: str, error: BaseException) -> None:
+    def fail(self, node: str, error: BaseException) -> None:
+        """A node has failed. The same failure is told once, however many keys it meets."""
+        failure = Failure(node, str(error) or type(error).__name__)
         with self._lock:
-            self.report.failures.append(Failure(node, str(error) or type(error).__name__))
+            if failure not in self.report.failures:
+                self.report.failures.append(failure)
 
     def run(self) -> ComparisonReport:
         began = time.monotonic()
@@ -207,7 +172,7 @@ class _Comparison:
             else:
                 pairs.setdefault((mine, theirs), []).append(slot)
         if uncovered:
-            self._fail("-", RuntimeError(f"{uncovered:,} slots are not served by both clusters"))
+            self.fail("-", RuntimeError(f"{uncovered:,} slots are not served by both clusters"))
         self._slots_done = uncovered
         if pairs:
             with ThreadPoolExecutor(min(_TASKS, len(pairs)), "slotwise-compare") as pool:
@@ -237,7 +202,7 @@ class _Comparison:
                 wires.append(cluster.wire(cluster.primaries[name][0]))
             _Pair(self, wires[0], wires[1]).compare(slots)
         except FAILURES as error:
-            self._fail(f"{mine} and {theirs}" if len(wires) == 2 else name, error)
+            self.fail(f"{mine} and {theirs}" if len(wires) == 2 else name, error)
         finally:
             for wire in wires:
                 wire.close()
@@ -255,12 +220,13 @@ class _Comparison:
         with self._lock:
             self.report.slots_looked_into += 1
 
-    def found(self, difference: Difference) -> None:
+    def found(self, difference: Difference, conflict: bool = False) -> None:
         with self._lock:
             report = self.report
             report.counts[difference.kind] += 1
             report.reconciled += difference.reconciled is True
-            report.conflicts += difference.reconciled is False
+            report.conflicts += conflict
+            report.not_reconciled += difference.reconciled is False and not conflict
             if len(report.differences) < self._kept:
                 report.differences.append(difference)
 
@@ -339,15 +305,11 @@ class _Pair:
                 a, b = mine[key], theirs[key]
                 if ELSEWHERE in (a.letter, b.letter):
                     continue
-                same: bool | None = a.value == b.value and self._expire_alike(a, b)
-                if same and a.letter == LARGE:
-                    same = large.same(self._a, self._b, key, a.type, lambda: None)
-                if same:
+                same = self._same_value(key, a, b)
+                if same and self._expire_alike(a, b):
                     continue
-                if same is None:
-                    following.append(key)
-                elif seen.get(key) == (a, b):
-                    self._tell(slot, key, a, b)
+                if same is not None and seen.get(key) == (a, b):
+                    self._tell(slot, key, a, b, same)
                 else:
                     # It has to stand still for two looks.
                     seen[key] = a, b
@@ -356,47 +318,62 @@ class _Pair:
             if not pending:
                 return
         for key in pending:
-            kind = seen[key][0].type if key in seen else ""
-            self._whole.found(Difference("busy", slot, kind, None, None, key))
+            self._whole.found(Difference("busy", slot, seen[key][0].type, None, None, key))
+
+    def _same_value(self, key: bytes, a: Look, b: Look) -> bool | None:
+        """Whether two copies differ in nothing but their expiries; None: a large one changes each time."""
+        if a.value == b.value and a.letter == LARGE:
+            return large.same(self._a, self._b, key, a.type, lambda: None)
+        return a.value == b.value
 
     def _expire_alike(self, a: Look, b: Look) -> bool:
         if (a.expires < 0) != (b.expires < 0):
             return False
         return abs(a.expires - b.expires) <= self._whole.tolerance * 1000
 
-    def _tell(self, slot: int, key: bytes, a: Look, b: Look) -> None:
-        if LARGE in (a.letter, b.letter) and (a.header + b.header).find(MAGIC) >= 0:
-            a, b = look_at(self._a, key), look_at(self._b, key)
-        if not a.exists:
-            kind = "only_in_b"
-        elif not b.exists:
-            kind = "only_in_a"
-        else:
-            same_value = a.value == b.value and a.letter != LARGE
-            kind = "wrong_ttl" if same_value else "different"
-        newer: Side | None = None
-        if a.version is not None or b.version is not None:
-            mine, theirs = a.version or b"", b.version or b""
-            newer = None if mine == theirs else "a" if mine > theirs else "b"
+    def _tell(self, slot: int, key: bytes, a: Look, b: Look, same: bool) -> None:
+        """Tells of a difference, and reconciles it if asked to."""
+        kind = "wrong_ttl" if same else "different"
+        if not a.exists or not b.exists:
+            kind = "only_in_a" if a.exists else "only_in_b"
+        copies = []
+        for wire, look in ((self._a, a), (self._b, b)):
+            judged = self._judge(wire, key, look)
+            if judged is None:
+                self._whole.found(Difference("busy", slot, a.type, None, None, key))
+                return
+            copies.append(Copy(wire, judged, look.letter))
+        mine, theirs = copies
+        versions = mine.look.version or b"", theirs.look.version or b""
+        newer: Side | None = None if versions[0] == versions[1] else "a" if versions[0] > versions[1] else "b"
         told = Difference(kind, slot, a.type or b.type, newer, None, key)
         if self._whole.reconcile:
-            told = replace(told, reconciled=self._reconcile(key, a, b))
-        self._whole.found(told)
+            side = decide(mine.look, theirs.look, self._whole.prefer, same)
+            winner, loser = (mine, theirs) if side == "a" else (theirs, mine)
+            told = replace(told, reconciled=side is not None and self._reconcile(key, winner, loser, same))
+            self._whole.found(told, conflict=side is None)
+        else:
+            self._whole.found(told)
 
-    def _reconcile(self, key: bytes, a: Look, b: Look) -> bool:
-        side = decide(a, b, self._whole.prefer)
-        if side is None:
+    def _judge(self, wire: Wire, key: bytes, look: Look) -> Look | None:
+        """A look at a large versioned value, told as one at a small one would be; None if it has changed since."""
+        if look.letter != LARGE or not look.header.startswith(MAGIC):
+            return look
+        now = look_at(wire, key)
+        return look._replace(letter=now.letter) if now.digest == look.digest else None
+
+    def _reconcile(self, key: bytes, winner: Copy, loser: Copy, same: bool) -> bool:
+        """Whether both sides have one copy now. What a server refuses does not keep others from theirs."""
+        try:
+            done = carry(key, winner, loser, same)
+            if done is None:
+                a, b = (wire.details([key])[key] for wire in (self._a, self._b))
+                done = bool(self._same_value(key, a, b)) and self._expire_alike(a, b)
+        except ResponseError as error:
+            where = f"{self._a.name} and {self._b.name}"
+            self._whole.fail(where, RuntimeError(f"a key was not reconciled: {error}"))
             return False
-        winner, loser = (self._a, self._b) if side == "a" else (self._b, self._a)
-        look, other = (a, b) if side == "a" else (b, a)
-        if look.letter == VERSIONED and other.letter in (VERSIONED, DAMAGED, ABSENT) and a.value != b.value:
-            value = winner.on_key("GET", key)
-            return value is not None and put(loser, key, value, look.expires) >= 0
-        dump = winner.on_key("DUMP", key)
-        if dump is None:
-            return False
-        seen = b"-" if other.letter == ABSENT else other.letter.encode() + other.digest
-        return bool(loser.run(REPLACE_IF_SAME, loser.exact, seen, dump, max(0, look.expires), key=key))
+        return done
 
 
 def compare(

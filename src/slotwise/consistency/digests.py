@@ -135,7 +135,8 @@ local function look(key)
     local size = #value
     if size > LARGE_BYTES then
       size = call('STRLEN', key)
-      return 'B', sha('string:' .. size), at, size, sub(value, 1, 25), kind
+      local header = sub(value, 1, 25)
+      return 'B', sha('string:' .. size .. ':' .. header), at, size, header, kind
     end
     spent = spent + size + 32
     if sub(value, 1, 3) == '\193SW' then
@@ -280,13 +281,30 @@ return format('%d %.0f %d %.0f %d', keys, sum, expiring, seconds, odd)
 """
 )
 
-#: exact, letter and digest that were seen, dump, expiry -> 1 written; 0 what is there is something else by now
-REPLACE_IF_SAME = Script.of(
+#: exact -> type, expiry, value: a string itself, of any other type what DUMP makes of it. Nothing if there is no such key.
+FETCH = Script.of(
+    _LOOK
+    + """
+local kind = call('TYPE', KEYS[1]).ok
+if kind == 'none' then return {} end
+return {kind, expiry(KEYS[1]), call(kind == 'string' and 'GET' or 'DUMP', KEYS[1])}
+"""
+)
+
+#: exact, letter and digest that were seen, expiry, type or "" for an expiry alone, value -> 1 written; 0 what is there is
+#: something else by now
+WRITE_IF_SAME = Script.of(
     _LOOK
     + """
 local letter, digest = look(KEYS[1])
 if letter .. (digest or '') ~= ARGV[2] then return 0 end
-call('RESTORE', KEYS[1], ARGV[4], ARGV[3], 'REPLACE', 'ABSTTL')
+local at, kind = tonumber(ARGV[3]), ARGV[4]
+if kind ~= '' and kind ~= 'string' then
+  call('RESTORE', KEYS[1], at > 0 and ARGV[3] or 0, ARGV[5], 'REPLACE', 'ABSTTL')
+  return 1
+end
+if kind == 'string' then call('SET', KEYS[1], ARGV[5]) end
+if at > 0 then call('PEXPIREAT', KEYS[1], ARGV[3]) else call('PERSIST', KEYS[1]) end
 return 1
 """
 )
