@@ -12,8 +12,12 @@ from benchmarks.consistency.faults import LASTING, MENDABLE, Expected, Injector,
 
 from slotwise import RedisCluster
 from slotwise._slots import key_slot
+from slotwise.consistency import walks
 from slotwise.consistency.auditing import audit
 from slotwise.consistency.digests import LARGE_BYTES
+from slotwise.consistency.nodes import Wire
+from slotwise.consistency.repair import Mender
+from slotwise.consistency.suspects import Suspects
 from slotwise.local import LocalCluster, LocalNode
 
 
@@ -339,6 +343,75 @@ def test_a_silent_replica(faulty_cluster: LocalCluster, client: RedisCluster, in
     )
 
 
+def test_connections_that_are_closed_on_the_way(
+    client: RedisCluster, inject: Injector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One to a replica was made anew without READONLY: all keys that were looked at by it were told as missing."""
+    fill(client, 300)
+    for n in range(20):
+        inject.missing(f"fault:{n}")
+    inject.settle()
+    mend = Mender.mend
+
+    def closing(self: Mender, key: bytes, kinds: Any) -> bool:
+        for wire in (self._primary, *self._replicas):
+            close(client, wire)
+        return mend(self, key, kinds)
+
+    monkeypatch.setattr(Mender, "mend", closing)
+    report = audit(client, repair=True)
+    assert inject.found(report) == inject.expected
+    assert report.counts == {"missing": 20}
+    assert report.failures == []
+    assert report.mended
+
+
+def test_servers_that_close_idle_connections(
+    faulty_cluster: LocalCluster, client: RedisCluster, inject: Injector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those for suspects are idle for as long as there are none."""
+    fill(client, 600)
+    for n in range(6):
+        inject.missing(f"fault:{n}")
+    inject.settle()
+    resolve = Suspects.resolve
+    resolved = 0
+
+    def idle(self: Suspects) -> None:
+        nonlocal resolved
+        resolved += 1
+        resolve(self)
+        for wire in (self._primary, *self._copies.values()):
+            if wire is not None:
+                close(client, wire)
+
+    monkeypatch.setattr(Suspects, "resolve", idle)
+    # At once.
+    monkeypatch.setattr(walks, "_PATIENCE", -1)
+    report = audit(client, batch=20)
+    assert inject.found(report) == inject.expected
+    assert resolved > 6
+    assert report.failures == []
+
+
+def test_a_replica_that_has_yet_to_hear_whose_a_slot_is(
+    client: RedisCluster, inject: Injector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers no command for the slot, so nothing is known of its copy."""
+    client.mset_nonatomic({f"key:{n}": n for n in range(100)})
+    inject.settle()
+    opened = Wire.open
+
+    def without_readonly(self: Wire) -> None:
+        opened(self)
+        self.call("READWRITE")
+
+    monkeypatch.setattr(Wire, "open", without_readonly)
+    report = audit(client)
+    assert (report.findings, report.failures) == ([], [])
+    assert report.moving == 100
+
+
 def test_a_primary_that_fails_on_the_way(
     faulty_cluster: LocalCluster, client: RedisCluster, inject: Injector
 ) -> None:
@@ -526,3 +599,10 @@ def put_astray(cluster: LocalCluster, key: str, value: bytes) -> LocalNode:
         wire.pipeline([("ASKING",), ("SET", key, value)])
     wrong.call("CLUSTER", "SETSLOT", slot, "STABLE")
     return wrong
+
+
+def close(client: RedisCluster, wire: Wire) -> None:
+    """Closes a connection as its server does when it was idle for too long."""
+    host, _, port = wire.name.rpartition(":")
+    node = client.get_redis_connection(client.get_node(host, int(port)))
+    node.execute_command("CLIENT", "KILL", "ID", wire.call("CLIENT", "ID"))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import hiredis
 from redis.cluster import ClusterNode
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import ConnectionError, NoScriptError, RedisError, ResponseError
 
 from slotwise._slots import key_slot
 from slotwise.consistency.digests import DETAILS, LATER, Look, Script, looks
@@ -28,6 +28,19 @@ AT_ONCE = 250
 _POLL = 0.005
 
 Argument = str | bytes | int
+
+
+def _pack(*command: Argument) -> bytes:
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # any number of them
+    return packed
+
+
+def _fields(info: bytes) -> dict[str, str]:
+    lines = info.decode("utf-8", "replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line and line[0] != "#")
+
+
+_INFO_SERVER, _READONLY, _ASKING = _pack("INFO", "server"), _pack("READONLY"), _pack("ASKING")
 
 
 @dataclass
@@ -45,7 +58,11 @@ class View:
 
 
 class Wire:
-    """One connection to one node. Not for two threads at a time."""
+    """One connection to one node. Not for two threads at a time.
+
+    A connection that turns out to be closed is made anew, as whole as the first, and what may be repeated is sent again:
+    servers close those that were idle for their ``timeout``.
+    """
 
     def __init__(self, client: Any, node: ClusterNode, timeout: float) -> None:
         self.name: str = node.name
@@ -55,10 +72,13 @@ class Wire:
             "decode_responses": False,
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
+            # No connection is made anew without READONLY.
+            "health_check_interval": 0,
         }
         self._connection = pool.connection_class(**options)
-        # Commands under way, for when the server has forgotten the script.
-        self._sent: list[tuple[Script, bytes]] = []
+        self.run_id = ""
+        # The script under way, as it was sent, for when the server has forgotten it; and whether it may be repeated.
+        self._sent: tuple[Script, bytes, bool] | None = None
         # Whether reads leave keys untouched now, and whether the server cannot do that.
         self._untouched = self._always_touches = False
 
@@ -66,12 +86,16 @@ class Wire:
         """Connects. Replicas then answer reads."""
         try:
             self._connection.connect()
-            server = self.info("server")
+            self._untouched = False
+            server = _fields(self._talk(_INFO_SERVER))
+            if self.run_id not in ("", server["run_id"]):
+                # Cursors and offsets are of the process that was there.
+                raise ConnectionError("the node was restarted meanwhile")
             self.run_id = server["run_id"]
             #: Whether the server tells expiry as a point of time; the scripts' first argument.
             self.exact = 1 if int(server["redis_version"].partition(".")[0]) >= 7 else 0
             with contextlib.suppress(ResponseError):
-                self.call("READONLY")
+                self._talk(_READONLY)
         except BaseException:
             self.close()
             raise
@@ -79,22 +103,38 @@ class Wire:
     def close(self) -> None:
         self._connection.disconnect()
 
+    def _talk(self, *packed: bytes) -> Any:
+        """Sends commands over the connection that is there, one after the other; the reply to the last."""
+        for command in packed:
+            self._connection.send_packed_command([command])
+            reply = self._connection.read_response(disable_decoding=True)
+        return reply
+
+    def _talk_twice(self, talk: Callable[[], Any]) -> Any:
+        """Over a new connection if that which is there turns out to be closed."""
+        if self._connection.is_connected:
+            try:
+                return talk()
+            except ConnectionError:
+                pass
+        self.open()
+        return talk()
+
     def call(self, *command: Argument) -> Any:
-        """The reply to a command that names no key, texts as bytes."""
-        packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # any number of them
-        self._connection.send_packed_command([packed])
-        return self._connection.read_response(disable_decoding=True)
+        """The reply to a command that names no key and may be sent twice, texts as bytes."""
+        packed = _pack(*command)
+        return self._talk_twice(lambda: self._talk(packed))
 
     def on_key(self, *command: Argument) -> Any:
-        """The reply to a command that names a key, or writes."""
+        """The reply to a command that reads a key."""
         self._leave_untouched(False)
         return self.call(*command)
 
     def asking(self, *command: Argument) -> Any:
-        """The same, for a key in a slot that the node is importing."""
+        """The reply to a command that may be sent twice, for a key in a slot that the node is importing."""
         self._leave_untouched(False)
-        self.call("ASKING")
-        return self.call(*command)
+        packed = _pack(*command)
+        return self._talk_twice(lambda: self._talk(_ASKING, packed))
 
     def _leave_untouched(self, untouched: bool) -> None:
         """Whether the server is to count what follows as use of the keys (Redis 7.2 and later can leave that).
@@ -115,18 +155,28 @@ class Wire:
         """Begins a script; `receive` gets its reply. With ``key`` it is KEYS[1]; scripts that write have to be given it."""
         self._leave_untouched(key is None)
         keys = (0,) if key is None else (1, key)
-        packed = hiredis.pack_command((b"EVALSHA", script.sha, *keys, *arguments))
-        self._connection.send_packed_command([packed])
-        self._sent.append((script, packed))
+        packed = _pack(b"EVALSHA", script.sha, *keys, *arguments)
+        self._talk_twice(lambda: self._connection.send_packed_command([packed]))
+        self._sent = script, packed, key is None
 
     def receive(self) -> Any:
-        script, packed = self._sent.pop(0)
+        assert self._sent is not None
+        (script, packed, reads), self._sent = self._sent, None
+        try:
+            return self._reply(script, packed)
+        except ConnectionError:
+            if not reads:
+                raise
+        self.open()
+        self._leave_untouched(True)
+        self._connection.send_packed_command([packed])
+        return self._reply(script, packed)
+
+    def _reply(self, script: Script, packed: bytes) -> Any:
         try:
             return self._connection.read_response(disable_decoding=True)
         except NoScriptError:
-            self.call("SCRIPT", "LOAD", script.source)
-            self._connection.send_packed_command([packed])
-            return self._connection.read_response(disable_decoding=True)
+            return self._talk(_pack("SCRIPT", "LOAD", script.source), packed)
 
     def run(self, script: Script, *arguments: Argument, key: bytes | None = None) -> Any:
         self.send(script, *arguments, key=key)
@@ -148,8 +198,7 @@ class Wire:
         return found
 
     def info(self, section: str) -> dict[str, str]:
-        lines = self.call("INFO", section).decode("utf-8", "replace").splitlines()
-        return dict(line.split(":", 1) for line in lines if ":" in line and line[0] != "#")
+        return _fields(self.call("INFO", section))
 
     def offset(self) -> int:
         """How far the replication stream has come here: written by a primary, applied by a replica."""

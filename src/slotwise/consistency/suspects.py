@@ -10,6 +10,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import RedisError
+
 from slotwise._slots import key_slot
 from slotwise._versions import MAGIC
 from slotwise.consistency import large
@@ -128,8 +130,12 @@ class Suspects:
         replica = self._copy(name)
         in_time = self._wait(replica, offset)
         keys = [key for key, of in pending if of == name]
+        unseen = 0
         for key, theirs in replica.details(keys).items():
             look = before[key]
+            if theirs.letter == ELSEWHERE:
+                unseen += 1
+                continue
             alike: bool | None = self._alike(look, theirs)
             if alike and look.letter == LARGE:
                 alike = large.same(
@@ -143,6 +149,11 @@ class Suspects:
                 found.setdefault(key, []).append(("lagging", name, theirs))
             elif not alike:
                 odd[key, name] = look, theirs
+        if unseen and replica.view().primary_id != self._shard.view.id:
+            raise RedisError(f"it is no replica of {primary.name} any more")
+        # Otherwise it has yet to hear whose the slot is.
+        with self._audit.lock:
+            self._audit.report.moving += unseen
 
     def _copy(self, name: str) -> Wire:
         if name not in self._copies:
