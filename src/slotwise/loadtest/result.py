@@ -7,9 +7,14 @@ milliseconds; in an open loop they count from the moment at which the operation 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from hdrh.histogram import HdrHistogram
 
 #: Of the JSON. Another number where a field is renamed, removed or means something else; not where one is added.
 FORMAT = "slotwise-load-test/1"
@@ -195,37 +200,71 @@ def read(path: Path) -> Result:
     """The result in a file. Raises `NotAResultError`, or OSError where there is no such file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found.pop("format") != FORMAT:
-            raise NotAResultError(f"{path} is no {FORMAT}: another version of slotwise wrote it")
-        return _result(found)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, NotAResultError):
-            raise
-        raise NotAResultError(f"{path} is no result of slotwise load-test (--save writes them)") from error
+        # Halves of characters, which nothing could print.
+        json.dumps(found, ensure_ascii=False).encode()
+        if not isinstance(found, dict) or "format" not in found:
+            raise ValueError("it has no format")
+        if found["format"] == FORMAT:
+            return _result(found)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise NotAResultError(
+            f"{path} is no result of slotwise load-test (--save writes them): {error}"
+        ) from error
+    raise NotAResultError(f"{path} is no {FORMAT}: another version of slotwise wrote it")
 
 
 def _result(found: dict[str, Any]) -> Result:
-    found["shards"] = [Shard(**shard) for shard in found["shards"]]
-    found["total"] = _part(found["total"])
-    found["operations"] = [_part(part) for part in found["operations"]]
-    found["by_shard"] = [_part(part) for part in found["by_shard"]]
-    found["seconds"] = [
-        Second(**{**second, "shards": [ShardSecond(**shard) for shard in second["shards"]]})
-        for second in found["seconds"]
-    ]
-    found["faults"] = [
-        FaultReport(**{**fault, "silence": Silence(**fault["silence"]) if fault["silence"] else None})
-        for fault in found["faults"]
-    ]
-    if found["imbalance"] is None:
-        found["imbalance"] = float("nan")
-    found["expectations"] = [Expectation(**expectation) for expectation in found["expectations"]]
-    return Result(**found)
+    result: Result = _typed(Result, found, "the result")
+    for part in (result.total, *result.operations, *result.by_shard):
+        _check_histogram(part)
+    shards = len(result.shards)
+    if any(len(second.shards) != shards for second in result.seconds):
+        raise ValueError("a second has other shards than the run")
+    if any(fault.shard is not None and not 0 <= fault.shard < shards for fault in result.faults):
+        raise ValueError("a fault is on a shard that is none")
+    if any(expectation.relation not in (">=", "<=") for expectation in result.expectations):
+        raise ValueError("an expectation is neither >= nor <=")
+    return result
 
 
-def _part(found: dict[str, Any]) -> Part:
-    latency = {name: float("nan") if value is None else value for name, value in found.pop("latency").items()}
-    return Part(latency=Latency(**latency), **found)
+def _typed(hint: Any, value: Any, name: str) -> Any:
+    """The ``value`` from JSON as one of this type. Raises ValueError with its ``name`` where it is none."""
+    origin, of = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return None if value is None else _typed(of[0], value, name)
+    if origin is list and isinstance(value, list):
+        return [_typed(of[0], each, name) for each in value]
+    if origin is dict and isinstance(value, dict):
+        return {key: _typed(of[1], each, f"{name} {key}") for key, each in value.items()}
+    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, dict):
+        needed = [each.name for each in fields(hint) if each.default is each.default_factory is MISSING]
+        if missing := [key for key in needed if key not in value]:
+            raise ValueError(f"{name} has no {', '.join(missing)}")
+        types = _types(hint)
+        # Other fields were added by a later version.
+        known = {key: _typed(types[key], each, key) for key, each in value.items() if key in types}
+        return hint(**known)
+    if hint is float and value is None and name in _MAY_BE_NAN:
+        return float("nan")
+    if hint in (int, float):
+        if type(value) in (int, hint) and isfinite(value) and not (name.endswith("_ms") and value < 0):
+            return hint(value)
+    elif hint is Any or type(value) is hint:
+        return value
+    raise ValueError(f"{name} is {value!r:.50}")
+
+
+# What `_without_nan` has made null.
+_MAY_BE_NAN = frozenset({"imbalance", *(each.name for each in fields(Latency))})
+_types = cache(get_type_hints)
+
+
+def _check_histogram(part: Part) -> None:
+    try:
+        HdrHistogram.decode(part.histogram)
+    except Exception as error:
+        # Of whatever finds no sense in it: base64, zlib, struct, the library.
+        raise ValueError(f"the histogram of {part.name} cannot be decoded") from error
 
 
 def _without_nan(value: Any) -> Any:
