@@ -19,7 +19,8 @@ pytest.importorskip("hdrh")
 get_command = pytest.importorskip("typer.main").get_command
 
 from slotwise import RedisCluster  # noqa: E402
-from slotwise.cli.load_test import _without_password, app  # noqa: E402
+from slotwise.cli import _app  # noqa: E402
+from slotwise.cli.load_test import _command, _without_password, app  # noqa: E402
 from slotwise.loadtest.result import read  # noqa: E402
 from slotwise.loadtest.workload import KINDS, PRESETS  # noqa: E402
 from slotwise.local import LocalCluster, ServerBinary, StandaloneServer  # noqa: E402
@@ -140,15 +141,16 @@ def test_a_local_cluster_with_a_fault_and_its_report(slotwise: Run, tmp_path: Pa
 # -- passwords ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("form", ["redis://:{}@{}", "redis://{1}?pass%77ord={0}"])
 @pytest.mark.parametrize("wrong", [False, True])
 def test_no_password_is_written_anywhere(
-    slotwise: Run, server: ServerBinary, tmp_path: Path, wrong: bool
+    slotwise: Run, server: ServerBinary, tmp_path: Path, wrong: bool, form: str
 ) -> None:
     saved, page = tmp_path / "result.json", tmp_path / "page.html"
     with LocalCluster(1, 0, server=server.command, password="s3cr@t") as cluster:
         node = cluster.nodes[0]
         password = "s3cr%40x" if wrong else "s3cr%40t"
-        url = f"redis://:{password}@{node.host}:{node.port}"
+        url = form.format(password, f"{node.host}:{node.port}")
         options = (*SHORT, "--save", str(saved), "--html", str(page), "--json")
         run = slotwise("load-test", f"--url={url}", *options)
         texts = [run.stdout, run.stderr]
@@ -171,11 +173,28 @@ def test_no_password_is_written_anywhere(
         ("--url=redis://:pass@host", "--url=redis://***@host"),
         ("rediss://host?password=pass&username=me", "rediss://host?password=***&username=me"),
         ("redis://host?username=me&password=p@ss", "redis://host?username=me&password=***"),
-        ("--expect", "--expect"),
+        ("redis://h:1?pass%77ord=a&db=0", "redis://h:1?pass%77ord=***&db=0"),
+        ("rediss://h:1?ssl_password=a=b#c", "rediss://h:1?ssl_password=***"),
+        ("redis://h?PASSWORD=a&client_name=me", "redis://h?PASSWORD=***&client_name=me"),
+        ("redis://h?auth_token=a&my_secret=b", "redis://h?auth_token=***&my_secret=***"),
+        ("redis://h?a=b#password=c", "redis://h?a=***"),
+        ("redis://:p?a#s@host", "redis://***@host"),
+        ("me:pass@h:1", "***@h:1"),
+        ("me:pass://@h:1", "***@h:1"),
     ],
 )
 def test_urls_without_passwords(text: str, without: str) -> None:
     assert _without_password(text) == without
+
+
+def test_a_command_line_keeps_all_but_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = ["load-test", "--fault", "slow=5ms@1s:2s", "--prefix", "http://me@home:", "--save", "a:b@c.json"]
+    monkeypatch.setattr(sys, "argv", ["x", *kept, "--url", "me:a@h:1", "--url=redis://me:a@h:1"])
+    assert _command() == ["slotwise", *kept, "--url", "***@h:1", "--url=redis://***@h:1"]
+
+
+def test_a_traceback_shows_no_variables() -> None:
+    assert not _app.app.pretty_exceptions_show_locals
 
 
 # -- wrong usage ----------------------------------------------------------------------------------
@@ -225,6 +244,9 @@ def test_urls_without_passwords(text: str, without: str) -> None:
         (("--url", "localhost:7000"), "--url is redis://HOST:PORT"),
         (("--url", "unix:///tmp/redis.sock"), "--url is redis://HOST:PORT"),
         (("--url", "redis://:s3cret@host:port"), "--url is redis://HOST:PORT"),
+        (("--url", "me:s3cret@host:1"), "--url is redis://HOST:PORT"),
+        (("--url", "redis://me:s3cret?password=a@host:1"), "--url is redis://HOST:PORT"),
+        (("--url", "redis://host?ssl_password=s3cret&db=none"), "--url is redis://HOST:PORT"),
         (("--url", "rediss://host", "--client", "valkey-glide"), "valkey-glide"),
         (("--seed", "-1"), "--seed"),
         (("--save", "/nowhere/result.json"), "/nowhere/result.json"),

@@ -36,7 +36,11 @@ class RootGroup(TyperGroup):
 
 
 app = typer.Typer(
-    cls=RootGroup, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=RootGroup,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    # Older versions of Typer show them by default, and a URL with a password is one.
+    pretty_exceptions_show_locals=False,
 )
 
 

@@ -11,8 +11,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote_plus
 
 import typer
 from redis.connection import parse_url
@@ -41,6 +43,8 @@ EXPECTATION_MISSED = 1
 INTERRUPTED = 130
 # Seconds: nodes would take one another for dead that are merely busy.
 _SHORTEST_NODE_TIMEOUT = 0.1
+# In the name of an option of a URL: its value is for nobody else.
+_SECRETS = ("pass", "secret", "token")
 
 app = typer.Typer(add_completion=False)
 
@@ -379,34 +383,46 @@ def _check_together(
 
 
 def _check_url(url: str) -> None:
+    """Raises ValueError that does not repeat it: where a password is in what cannot be parsed, nobody knows."""
     if not url.startswith(("redis://", "rediss://")):
-        raise ValueError(f"--url is redis://HOST:PORT, or rediss:// for TLS, not {_without_password(url)!r}")
+        raise ValueError("--url is redis://HOST:PORT, or rediss:// for TLS")
     try:
         parse_url(url)
     except ValueError:
-        raise ValueError(f"--url is redis://HOST:PORT, not {_without_password(url)!r}") from None
+        raise ValueError(
+            "--url is redis://HOST:PORT: of this one the port, or the value of an option, makes no sense"
+        ) from None
 
 
 def _command() -> list[str]:
     """As it was typed, without what a URL may have of passwords."""
-    return ["slotwise", *(_without_password(argument) for argument in sys.argv[1:])]
+    typed = ["slotwise", *sys.argv[1:]]
+    return typed[:1] + [
+        _without_password(argument) if before == "--url" or argument.startswith("--url=") else argument
+        for before, argument in pairwise(typed)
+    ]
 
 
-def _without_password(text: str) -> str:
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        return text
-    # What comes after the host may name a password as well.
-    rest = re.sub(r"(?<=[?&]password=)[^&]*", "***", rest)
-    if "@" in rest:
-        rest = f"***@{rest.rpartition('@')[2]}"
-    return f"{scheme}://{rest}"
+def _without_password(url: str) -> str:
+    found = re.fullmatch(r"([\w+.=-]*://)?([^?#]*)(.*)", url, re.DOTALL)
+    assert found is not None
+    scheme, address, query = found.groups("")
+    address += re.sub(r"([?&#][^=&]*)=[^&]*", _without_secret, query)
+    # Whatever stands before the last @, should a password have one.
+    return f"{scheme}***@{address.rpartition('@')[2]}" if "@" in address else f"{scheme}{address}"
+
+
+def _without_secret(option: re.Match[str]) -> str:
+    name = unquote_plus(option[0].rpartition("=")[0]).lower()
+    return f"{option[1]}=***" if any(word in name for word in _SECRETS) else option[0]
 
 
 def _settings(given: dict[str, Any], options: Options) -> dict[str, Any]:
     """All options of the run with their values, those of a preset and the defaults as well."""
     workload = options.workload
     found = {name: value for name, value in given.items() if name != "compare"}
+    if options.url:
+        found["url"] = _without_password(options.url)
     found["mix"] = ",".join(f"{kind}={share:g}" for kind, share in workload.mix.items())
     for name in ("keys", "distribution", "value_size", "ttl", "pipeline", "mget_keys", "prefix"):
         found[name] = getattr(workload, name)
@@ -418,10 +434,6 @@ def _settings(given: dict[str, Any], options: Options) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, str):
-        return _without_password(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
     return str(value) if isinstance(value, Path) else value
 
 
