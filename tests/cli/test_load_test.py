@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ get_command = pytest.importorskip("typer.main").get_command
 from slotwise import RedisCluster  # noqa: E402
 from slotwise.cli import _app  # noqa: E402
 from slotwise.cli.load_test import _command, _without_password, app  # noqa: E402
+from slotwise.loadtest import Options, Result, search  # noqa: E402
 from slotwise.loadtest.result import read  # noqa: E402
 from slotwise.loadtest.workload import KINDS, PRESETS  # noqa: E402
 from slotwise.local import LocalCluster, ServerBinary, StandaloneServer  # noqa: E402
 from slotwise.local.ports import free_ports  # noqa: E402
 from tests.cli.conftest import Run, Start, descendants  # noqa: E402
 from tests.loadtest.results import made_up  # noqa: E402
+from tests.loadtest.test_search import limited  # noqa: E402
 from tests.local.processes import none_alive, wait_until  # noqa: E402
 
 #: As short as a run can be.
@@ -136,6 +139,28 @@ def test_a_local_cluster_with_a_fault_and_its_report(slotwise: Run, tmp_path: Pa
     assert "failover@500ms" in run.stdout
     (fault,) = read(saved).faults
     assert fault.recovered_after is not None
+
+
+def test_a_search_tells_the_rate_of_the_run_that_it_saves(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = limited(150)
+    rates: list[float | None] = []
+
+    def run(options: Options, **others: Any) -> Result:
+        rates.append(options.rate)
+        return replace(found(options), options=dict(options.settings))
+
+    monkeypatch.setattr(search, "run", run)
+    # The handler would stay in the process of the tests.
+    monkeypatch.setattr(signal, "signal", lambda *arguments: None)
+    saved = tmp_path / "result.json"
+    assert in_process("--url", cluster.url, "--p99", "10ms", "--rate", "20", "--save", str(saved)) == 0
+    result = read(saved)
+    assert rates[:4] == [20, 40, 80, 160]
+    assert result.options["rate"] == result.total.rate > 80
+    # An open loop has none.
+    assert result.options["tasks"] is None
 
 
 # -- passwords ------------------------------------------------------------------------------------

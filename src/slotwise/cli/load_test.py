@@ -277,7 +277,7 @@ def load_test(
             expectations=parse_wishes(expect) if expect is not None else [],
             command=_command(),
         )
-        options = dataclasses.replace(options, settings=_settings(settings, options))
+        options = dataclasses.replace(options, settings=_settings(settings, options, p99))
         if node_timeout < _SHORTEST_NODE_TIMEOUT:
             raise ValueError(f"--node-timeout is {_SHORTEST_NODE_TIMEOUT:g} s at least")
         _check_together(options, url=url, tasks=tasks, loop=loop, p99=p99)
@@ -417,7 +417,7 @@ def _without_secret(option: re.Match[str]) -> str:
     return f"{option[1]}=***" if any(word in name for word in _SECRETS) else option[0]
 
 
-def _settings(given: dict[str, Any], options: Options) -> dict[str, Any]:
+def _settings(given: dict[str, Any], options: Options, p99: float | None) -> dict[str, Any]:
     """All options of the run with their values, those of a preset and the defaults as well."""
     workload = options.workload
     found = {name: value for name, value in given.items() if name != "compare"}
@@ -428,7 +428,7 @@ def _settings(given: dict[str, Any], options: Options) -> dict[str, Any]:
         found[name] = getattr(workload, name)
     if not options.threads:
         found["loop"] = options.loop
-        if options.rate is None:
+        if options.rate is None and p99 is None:
             found["tasks"] = options.callers
     return found
 

@@ -54,7 +54,9 @@ def search(
     with connected(options.url) as client:
         try:
             while most / max(least, 1e-9) > 1 + PRECISION:
-                found = run(dataclasses.replace(step, rate=rate), chaos=chaos, say=first, progress=progress)
+                settings = {**options.settings, "rate": rate} if options.settings else {}
+                step = dataclasses.replace(step, rate=rate, settings=settings)
+                found = run(step, chaos=chaos, say=first, progress=progress)
                 step = dataclasses.replace(step, workload=dataclasses.replace(step.workload, preload=False))
                 first = lambda text: None  # noqa: E731
                 met = _keeps_up(found, rate, p99, options) and found.total.latency.p99 <= p99
