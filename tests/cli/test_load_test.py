@@ -20,7 +20,7 @@ pytest.importorskip("hdrh")
 get_command = pytest.importorskip("typer.main").get_command
 
 from slotwise import RedisCluster  # noqa: E402
-from slotwise.cli import _app  # noqa: E402
+from slotwise.cli import _app, load_test  # noqa: E402
 from slotwise.cli.load_test import _command, _without_password, app  # noqa: E402
 from slotwise.loadtest import Options, Result, search  # noqa: E402
 from slotwise.loadtest.result import read  # noqa: E402
@@ -161,6 +161,78 @@ def test_a_search_tells_the_rate_of_the_run_that_it_saves(
     assert result.options["rate"] == result.total.rate > 80
     # An open loop has none.
     assert result.options["tasks"] is None
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def limited_files(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command where no file can be longer than a block, as on a disk that is full."""
+    command = [sys.executable, "-c", "from slotwise.cli import main; main()", *arguments]
+    return subprocess.run(
+        ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", *command], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_a_full_disk_costs_neither_figures_nor_what_was_there(cluster: LocalCluster, tmp_path: Path) -> None:
+    saved, page = tmp_path / "result.json", tmp_path / "page.html"
+    saved.write_text("older")
+    run = limited_files(*on(cluster, "--save", str(saved), "--html", str(page)))
+    assert run.returncode == 1
+    assert "operations/s, p50" in run.stdout
+    assert "Wrote" not in run.stdout
+    assert run.stderr == "".join(
+        f"slotwise: {path} could not be written: File too large\n" for path in (saved, page)
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    assert saved.read_text() == "older"
+    assert keys_left(cluster) == 0
+
+
+def test_a_comparison_on_a_full_disk(tmp_path: Path) -> None:
+    ours, page = tmp_path / "a.json", tmp_path / "page.html"
+    ours.write_text(made_up(duration=2).to_json())
+    page.write_text("older")
+    run = limited_files("load-test", "--compare", str(ours), str(ours), "--html", str(page))
+    assert run.returncode == 1
+    assert "ratio" in run.stdout
+    assert run.stderr == f"slotwise: {page} could not be written: File too large\n"
+    assert page.read_text() == "older"
+
+
+def test_files_are_written_though_nobody_reads_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(load_test, "print_comparison", broken)
+    ours, page = tmp_path / "a.json", tmp_path / "page.html"
+    ours.write_text(made_up(duration=2).to_json())
+    assert in_process("--compare", str(ours), str(ours), "--html", str(page)) == 1
+    assert page.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_result_on_standard_output(slotwise: Run, cluster: LocalCluster, tmp_path: Path) -> None:
+    run = slotwise(*on(cluster, "--save", "/dev/stdout"))
+    assert run.returncode == 0, run.stderr
+    figures, _, saved = run.stdout.partition("{\n")
+    assert "operations/s, p50" in figures
+    assert json.loads("{" + saved.replace("Wrote /dev/stdout.\n", ""))["client"] == "slotwise"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_check_leaves_links_and_files_as_they_were(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], there: bool
+) -> None:
+    link, target = tmp_path / "link.json", tmp_path / "target.json"
+    link.symlink_to(target)
+    if there:
+        target.write_text("older")
+    assert in_process("--save", str(link), "--rate", "0") == 2
+    assert "above 0" in capsys.readouterr().err
+    assert link.is_symlink()
+    assert target.exists() == there
 
 
 # -- passwords ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from itertools import pairwise
@@ -29,6 +29,7 @@ from slotwise.loadtest.data import WrongDataError
 from slotwise.loadtest.expect import parse as parse_wishes
 from slotwise.loadtest.faults import KINDS as FAULT_KINDS
 from slotwise.loadtest.faults import check as check_faults
+from slotwise.loadtest.report.files import check_writable, write_whole
 from slotwise.loadtest.report.html import write_html
 from slotwise.loadtest.report.svg import MissingPlotsError, check_plots
 from slotwise.loadtest.report.table import print_comparison, print_result
@@ -252,11 +253,11 @@ def load_test(
     """
     settings = {name: _plain(value) for name, value in locals().items() if name not in ("as_json",)}
     console = Console(stderr=as_json, highlight=False)
-    try:
+    if compare is not None:
+        _compare(console, compare, html, as_json)
+        return
+    with _wrong_usage():
         _check_targets(save, html)
-        if compare is not None:
-            _show_comparison(console, [read(path) for path in compare], html, as_json)
-            return
         options = Options(
             url=url or "",
             workload=_workload(preset, mix, keys, distribution, value_size, ttl, pipeline, mget_keys, prefix),
@@ -283,8 +284,6 @@ def load_test(
         _check_together(options, url=url, tasks=tasks, loop=loop, p99=p99)
         if url is None:
             check_faults(options.faults, primaries, replicas)
-    except (ValueError, OSError, MissingPlotsError) as error:
-        raise typer.BadParameter(str(error)) from None
     # Whoever ends it so (`timeout`, CI) wants no keys left either.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -304,6 +303,15 @@ def load_test(
     _show(console, result, save, html, as_json)
     if not result.met:
         raise typer.Exit(EXPECTATION_MISSED)
+
+
+@contextmanager
+def _wrong_usage() -> Iterator[None]:
+    """What is found wrong within it is told as wrong usage: nothing has begun."""
+    try:
+        yield
+    except (ValueError, OSError, MissingPlotsError) as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _workload(preset: str, mix_text: str | None, keys: float | None, *rest: Any) -> Workload:
@@ -347,13 +355,10 @@ def _check_targets(save: Path | None, html: Path | None) -> None:
     """Raises OSError, MissingPlotsError or ValueError for what could not be written after the run."""
     if html is not None:
         check_plots()
-        if save is not None and save.resolve() == html.resolve():
-            raise ValueError("--save and --html write to the same file: take two")
     for path in filter(None, (save, html)):
-        is_new = not path.exists()
-        path.open("a").close()
-        if is_new:
-            path.unlink()
+        check_writable(path)
+    if save is not None and html is not None and save.resolve() == html.resolve():
+        raise ValueError("--save and --html write to the same file: take two")
 
 
 def _check_together(
@@ -498,23 +503,46 @@ def _bar(console: Console) -> Iterator[Callable[[RunProgress], None]]:
 
 
 def _show(console: Console, result: Result, save: Path | None, html: Path | None, as_json: bool) -> None:
+    files: dict[Path, Callable[[Path], object]] = {}
     if save is not None:
-        save.write_text(result.to_json() + "\n", encoding="utf-8")
+        files[save] = lambda path: write_whole(path, result.to_json() + "\n")
     if html is not None:
-        write_html(html, [result])
-    if as_json:
-        print(result.to_json())
-    else:
-        print_result(console, result)
-    for path in filter(None, (save, html)):
-        console.print(f"Wrote {shlex.quote(str(path))}.", soft_wrap=True, markup=False)
+        files[html] = lambda path: write_html(path, [result])
+    with _written(console, files):
+        if as_json:
+            print(result.to_json(), flush=True)
+        else:
+            print_result(console, result)
 
 
-def _show_comparison(console: Console, results: list[Result], html: Path | None, as_json: bool) -> None:
-    if html is not None:
-        write_html(html, results)
-        console.print(f"Wrote {shlex.quote(str(html))}.", soft_wrap=True, markup=False)
-    if as_json:
-        print(json.dumps([json.loads(result.to_json()) for result in results], indent=1))
-    else:
-        print_comparison(console, results)
+def _compare(console: Console, paths: tuple[Path, Path], html: Path | None, as_json: bool) -> None:
+    with _wrong_usage():
+        _check_targets(None, html)
+        results = [read(path) for path in paths]
+    with _written(console, {html: lambda path: write_html(path, results)} if html is not None else {}):
+        if as_json:
+            print(json.dumps([json.loads(result.to_json()) for result in results], indent=1), flush=True)
+        else:
+            print_comparison(console, results)
+
+
+@contextmanager
+def _written(console: Console, files: Mapping[Path, Callable[[Path], object]]) -> Iterator[None]:
+    """Writes the files after all is printed. One that cannot be written costs no other: that is told at the end.
+
+    They are written as well when nobody reads what is printed any more, as behind `head`.
+    """
+    try:
+        yield
+    finally:
+        failed = []
+        for path, write in files.items():
+            try:
+                write(path)
+                console.print(f"Wrote {shlex.quote(str(path))}.", soft_wrap=True, markup=False)
+            except OSError as error:
+                failed.append(f"{shlex.quote(str(path))} could not be written: {error.strerror or error}")
+        for message in failed:
+            complain(message)
+        if failed:
+            raise typer.Exit(1)

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from slotwise.loadtest.report import grids
+from slotwise.loadtest.report.files import write_whole
 from slotwise.loadtest.report.grids import Grid, Run
 from slotwise.loadtest.report.numbers import count, figure, rate, share, total
 from slotwise.loadtest.report.plots import Plot, Style, plots
@@ -18,9 +19,9 @@ def write_html(path: Path, results: Sequence[Result]) -> None:
     """A page about one result, or one that compares several; the first is what the others are compared with.
 
     Raises `MissingPlotsError` where the libraries for the plots are not installed, ValueError without any result,
-    OSError where the file cannot be written.
+    OSError where the file cannot be written: then it is as it was.
     """
-    path.write_text(page(results), encoding="utf-8")
+    write_whole(path, page(results))
 
 
 def page(results: Sequence[Result]) -> str:
