@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from numpy.random import default_rng
 
 pytest.importorskip("hdrh")
 get_command = pytest.importorskip("typer.main").get_command
 
 from slotwise import RedisCluster  # noqa: E402
 from slotwise.cli import _app, load_test  # noqa: E402
-from slotwise.cli.load_test import _command, _without_password, app  # noqa: E402
+from slotwise.cli.load_test import _MOST_SEED, _command, _without_password, app  # noqa: E402
 from slotwise.loadtest import Options, Result, search  # noqa: E402
+from slotwise.loadtest.keys import distribution  # noqa: E402
 from slotwise.loadtest.result import read  # noqa: E402
 from slotwise.loadtest.workload import KINDS, PRESETS  # noqa: E402
 from slotwise.local import LocalCluster, ServerBinary, StandaloneServer  # noqa: E402
@@ -323,6 +325,14 @@ def test_a_traceback_shows_no_variables() -> None:
         (("--warmup", "-1"), "is no time"),
         (("--arrivals", "odd"), "no arrivals 'odd': constant or poisson"),
         (("--arrivals", "poisson"), "poisson arrivals need a --rate"),
+        (("--arrivals", "constant"), "constant arrivals need a --rate"),
+        (("--max-under-way", "5"), "--max-under-way needs a --rate"),
+        (("--max-under-way", "5", "--threads", "2", "--rate", "9"), "leave out --max-under-way"),
+        (("--mget-keys", "5"), "there is no mget in the mix: leave out --mget-keys"),
+        (("--preset", "ycsb-a", "--ttl", "5s"), "nothing in the mix is written with a TTL: leave out --ttl"),
+        (("--keep",), "--keep needs a --url"),
+        (("--url", "redis://h", "--primaries", "3", "--replicas", "1"), "leave out --primaries, --replicas"),
+        (("--url", "redis://h", "--node-timeout", "2s"), "leave out --node-timeout"),
         (("--loop", "twisted"), "no loop 'twisted': uvloop or asyncio"),
         (("--tasks", "5", "--threads", "5"), "either --tasks or --threads"),
         (("--threads", "5", "--loop", "asyncio"), "threads have no event loop: leave out --loop"),
@@ -346,12 +356,22 @@ def test_a_traceback_shows_no_variables() -> None:
         (("--url", "redis://host?ssl_password=s3cret&db=none"), "--url is redis://HOST:PORT"),
         (("--url", "rediss://host", "--client", "valkey-glide"), "valkey-glide"),
         (("--seed", "-1"), "--seed"),
+        (("--seed", str(_MOST_SEED + 1), "--distribution", "hot:0.2:0.8"), "--seed"),
+        (("--prefix", "\udcff"), "--prefix is not UTF-8"),
+        (("--save", "\udcff.json"), "--save is not UTF-8"),
+        (("--fault", "pause@1s", "--fault", "\udcff"), "--fault is not UTF-8"),
         (("--save", "/nowhere/result.json"), "/nowhere/result.json"),
         (("--html", "/nowhere/page.html"), "/nowhere/page.html"),
         (("--save", "/"), "--save"),
         (("--save", "same", "--html", "same"), "write to the same file: take two"),
         (("--compare", "/nowhere/a.json", "/nowhere/b.json"), "/nowhere/a.json"),
         (("--compare", "bad.json", "bad.json"), "is no result of slotwise load-test (--save writes them)"),
+        (
+            ("--compare", "bad.json", "bad.json", "--expect", "p99=1us", "--rate", "5", "--save", "c.json"),
+            "--compare runs nothing: leave out --rate, --expect, --save",
+        ),
+        # A default may be what was meant.
+        (("--compare", "bad.json", "bad.json", "--seed", "1"), "leave out --seed"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -373,6 +393,12 @@ def test_wrong_usage(
     assert "s3cret" not in said.err
     assert said.out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["bad.json"]
+
+
+def test_all_seeds_scatter_keys() -> None:
+    drawn = distribution("hot:0.2:0.8", 1000, _MOST_SEED).draw(default_rng(1), 10_000, 999)
+    assert set(drawn.tolist()) <= set(range(1000))
+    assert len(set(drawn.tolist())) > 900
 
 
 def test_wrong_usage_as_a_shell_sees_it(slotwise: Run) -> None:

@@ -35,7 +35,7 @@ from slotwise.loadtest.report.svg import MissingPlotsError, check_plots
 from slotwise.loadtest.report.table import print_comparison, print_result
 from slotwise.loadtest.search import Step, search
 from slotwise.loadtest.units import number_of, seconds_of
-from slotwise.loadtest.workload import KINDS, mix
+from slotwise.loadtest.workload import KINDS, Family, mix
 from slotwise.local import LocalCluster
 from slotwise.testing import Chaos
 from slotwise.testing.chaos import can_be_proxied
@@ -44,8 +44,12 @@ EXPECTATION_MISSED = 1
 INTERRUPTED = 130
 # Seconds: nodes would take one another for dead that are merely busy.
 _SHORTEST_NODE_TIMEOUT = 0.1
+# Twice that and a multiplier fit into 64 bits, with which keys are scattered.
+_MOST_SEED = 2**61 - 1
 # In the name of an option of a URL: its value is for nobody else.
 _SECRETS = ("pass", "secret", "token")
+_OF_COMPARE = ("compare", "html", "as_json")
+_OF_LOCAL_CLUSTERS = ("primaries", "replicas", "node_timeout")
 
 app = typer.Typer(add_completion=False)
 
@@ -70,6 +74,7 @@ def _parsed(parse: Callable[[str], float], text: str) -> float:
 
 @app.command()
 def load_test(
+    context: typer.Context,
     url: Annotated[
         str | None,
         typer.Option(
@@ -151,7 +156,7 @@ def load_test(
     mget_keys: Annotated[int | None, typer.Option(help="Keys in an mget.", rich_help_panel=_WORK)] = None,
     prefix: Annotated[str | None, typer.Option(help="Of all keys.", rich_help_panel=_WORK)] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the keys where they are.", rich_help_panel=_WORK)
+        bool, typer.Option("--keep", help="Leave the keys where they are, with --url.", rich_help_panel=_WORK)
     ] = False,
     tasks: Annotated[
         int | None,
@@ -184,7 +189,7 @@ def load_test(
     max_under_way: Annotated[
         int,
         typer.Option(
-            min=1, help="Operations under way at once, per process of an open loop.", rich_help_panel=_LOAD
+            min=1, help="Tasks under way at once, per process of an open loop.", rich_help_panel=_LOAD
         ),
     ] = 10_000,
     duration: Annotated[
@@ -212,7 +217,8 @@ def load_test(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of all that is drawn at random.", rich_help_panel=_LOAD)
+        int,
+        typer.Option(min=0, max=_MOST_SEED, help="Of all that is drawn at random.", rich_help_panel=_LOAD),
     ] = 1,
     expect: Annotated[
         str | None,
@@ -235,7 +241,8 @@ def load_test(
         tuple[Path, Path] | None,
         typer.Option(
             metavar="A.json B.json",
-            help="Nothing is run: two saved results beside one another; with --html in the same plots.",
+            help="Nothing is run: two saved results beside one another; with --html in the same plots. "
+            "Only --html and --json go with it.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
@@ -251,10 +258,11 @@ def load_test(
     Exit code 0 if all of --expect is met, 1 if something is missed or the run
     failed, 2 for wrong options, 130 after Ctrl-C or SIGTERM.
     """
-    settings = {name: _plain(value) for name, value in locals().items() if name not in ("as_json",)}
+    settings = {name: _plain(value) for name, value in locals().items() if name not in ("context", "as_json")}
+    given = _given(context)
     console = Console(stderr=as_json, highlight=False)
     if compare is not None:
-        _compare(console, compare, html, as_json)
+        _compare(console, compare, given, html, as_json)
         return
     with _wrong_usage():
         _check_targets(save, html)
@@ -281,7 +289,7 @@ def load_test(
         options = dataclasses.replace(options, settings=_settings(settings, options, p99))
         if node_timeout < _SHORTEST_NODE_TIMEOUT:
             raise ValueError(f"--node-timeout is {_SHORTEST_NODE_TIMEOUT:g} s at least")
-        _check_together(options, url=url, tasks=tasks, loop=loop, p99=p99)
+        _check_together(options, given, p99)
         if url is None:
             check_faults(options.faults, primaries, replicas)
     # Whoever ends it so (`timeout`, CI) wants no keys left either.
@@ -312,6 +320,26 @@ def _wrong_usage() -> Iterator[None]:
         yield
     except (ValueError, OSError, MissingPlotsError) as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def _given(context: typer.Context) -> dict[str, str]:
+    """The options that were typed, as they are written, by their parameters.
+
+    Raises BadParameter for text that is not UTF-8: it could be neither a key nor in a report.
+    """
+    given = {
+        str(option.name): option.opts[0]
+        for option in context.command.params
+        if (source := context.get_parameter_source(str(option.name))) and source.name == "COMMANDLINE"
+    }
+    for name, written in given.items():
+        value = context.params[name]
+        for text in value if isinstance(value, (list, tuple)) else [value]:
+            try:
+                str(text).encode()
+            except UnicodeEncodeError:
+                raise typer.BadParameter(f"{written} is not UTF-8") from None
+    return given
 
 
 def _workload(preset: str, mix_text: str | None, keys: float | None, *rest: Any) -> Workload:
@@ -361,30 +389,42 @@ def _check_targets(save: Path | None, html: Path | None) -> None:
         raise ValueError("--save and --html write to the same file: take two")
 
 
-def _check_together(
-    options: Options, *, url: str | None, tasks: int | None, loop: str | None, p99: float | None
-) -> None:
-    if options.threads and tasks is not None:
+def _check_together(options: Options, given: Mapping[str, str], p99: float | None) -> None:
+    """Raises ValueError for options of which one leaves nothing to do for another."""
+    is_open = options.rate is not None or p99 is not None
+    if options.threads and "tasks" in given:
         raise ValueError("either --tasks or --threads")
-    if options.threads and loop is not None:
+    if options.threads and "loop" in given:
         raise ValueError("threads have no event loop: leave out --loop")
-    if tasks is not None and (options.rate is not None or p99 is not None):
+    if "tasks" in given and is_open:
         raise ValueError(
             "operations of an open loop begin when they are due, whoever waits: leave out --tasks; "
             "--max-under-way bounds them"
         )
-    if url is not None:
-        _check_url(url)
+    if "max_under_way" in given and options.threads:
+        raise ValueError("each thread has one operation under way: leave out --max-under-way")
+    if "max_under_way" in given and not is_open:
+        raise ValueError("each task has one operation under way: --max-under-way needs a --rate")
+    if "arrivals" in given and not is_open:
+        raise ValueError(f"{'poisson' if options.poisson else 'constant'} arrivals need a --rate")
+    if "url" in given:
+        _check_url(options.url)
         if options.faults:
             raise ValueError("faults are for a local cluster: leave out --url")
+        if local := [given[name] for name in _OF_LOCAL_CLUSTERS if name in given]:
+            raise ValueError(f"the cluster of --url is as it is: leave out {', '.join(local)}")
+    elif options.keep:
+        raise ValueError("a local cluster goes with its keys: --keep needs a --url")
+    if "mget_keys" in given and "mget" not in options.workload.mix:
+        raise ValueError("there is no mget in the mix: leave out --mget-keys")
+    if "ttl" in given and not {Family.STRING, Family.VERSIONED} & {*options.workload.families}:
+        raise ValueError("nothing in the mix is written with a TTL: leave out --ttl")
     if p99 is not None and not p99 > 0:
         raise ValueError("--p99 is a time above 0")
     if not options.faults and any(wish.name == "recovery" for wish in options.expectations):
         raise ValueError("there is nothing to recover from: recovery=TIME goes with --fault")
     if p99 is not None and (options.faults or options.ramp):
         raise ValueError("a search for the highest rate goes without --fault and --ramp")
-    if options.poisson and options.rate is None and p99 is None:
-        raise ValueError("poisson arrivals need a --rate")
 
 
 def _check_url(url: str) -> None:
@@ -515,8 +555,12 @@ def _show(console: Console, result: Result, save: Path | None, html: Path | None
             print_result(console, result)
 
 
-def _compare(console: Console, paths: tuple[Path, Path], html: Path | None, as_json: bool) -> None:
+def _compare(
+    console: Console, paths: tuple[Path, Path], given: Mapping[str, str], html: Path | None, as_json: bool
+) -> None:
     with _wrong_usage():
+        if others := [written for name, written in given.items() if name not in _OF_COMPARE]:
+            raise ValueError(f"--compare runs nothing: leave out {', '.join(others)}")
         _check_targets(None, html)
         results = [read(path) for path in paths]
     with _written(console, {html: lambda path: write_html(path, results)} if html is not None else {}):
