@@ -89,12 +89,35 @@ def test_interrupted_and_resumed(
 
 def test_a_file_that_no_audit_wrote(slotwise: Run, inject: Injector, tmp_path: Path) -> None:
     file = tmp_path / "cursor.json"
-    for text in ("nonsense", "[]", '{"nodes": 1}'):
+    for text in ("nonsense", "[]", '{"nodes": 1}', '{"nodes": {"process": 1}}'):
         file.write_text(text)
         run = slotwise("audit", "--url", inject.cluster.url, "--resume", str(file))
         assert run.returncode == 2
         assert "--resume" in run.stderr
         assert file.read_text() == text
+
+
+def test_a_cursor_is_kept_until_all_was_looked_at(slotwise: Run, inject: Injector, tmp_path: Path) -> None:
+    file = tmp_path / "cursor.json"
+    text = '{"pattern": "*", "nodes": {"process": {"node": "127.0.0.1:1", "cursor": 7, "done": false}}}'
+    file.write_text(text)
+    url = inject.cluster.url
+    run = slotwise("audit", "--url", url, "--sample", "100", "--resume", str(file))
+    assert run.returncode == 2
+    assert "--sample" in run.stderr
+    assert file.read_text() == text
+    # It does not answer from the beginning on.
+    victim = inject.cluster.primaries[2]
+    inject.cluster.pause(victim)
+    found = report(slotwise("audit", "--url", url, "--timeout", "1", "--json", "--resume", str(file)), 1)
+    inject.cluster.resume(victim)
+    inject.cluster.wait_ready()
+    assert f"{victim.host}:{victim.port}" in [failure["node"] for failure in found["failures"]]
+    assert json.loads(file.read_text()) == found["cursor"]
+    rest = report(slotwise("audit", "--url", url, "--json", "--resume", str(file)), 0)
+    # The cluster is down for a moment, or not yet: the other nodes fail as well, or do not.
+    assert found["keys"] + rest["keys"] >= 207
+    assert not file.exists()
 
 
 def test_compare(slotwise: Run, inject: Injector, server: ServerBinary) -> None:

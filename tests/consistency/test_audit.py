@@ -476,6 +476,95 @@ def test_resume(client: RedisCluster, inject: Injector) -> None:
     assert audit(client, "key:*", resume=first.cursor).keys == 2_000
 
 
+def test_resume_after_a_primary_that_did_not_answer(
+    faulty_cluster: LocalCluster, client: RedisCluster, inject: Injector
+) -> None:
+    fill(client, 2_000)
+    inject.settle()
+    stop = threading.Event()
+    first = audit(client, rate=2_000, stop=stop, progress=lambda now: now.keys > 500 and stop.set())
+    assert first.cursor is not None
+    victim = faulty_cluster.primaries[0]
+    faulty_cluster.pause(victim)
+    second = audit(client, timeout=0.3, resume=first.cursor)
+    assert address(victim) in [failure.node for failure in second.failures]
+    places = {place["node"]: place for place in (second.cursor or {"nodes": {}})["nodes"].values()}
+    # It is where it was.
+    assert places[address(victim)] in first.cursor["nodes"].values()
+    faulty_cluster.resume(victim)
+    faulty_cluster.wait_ready()
+    third = audit(client, resume=json.loads(json.dumps(second.cursor)))
+    assert third.equal
+    assert third.cursor is None
+    assert first.keys + second.keys + third.keys >= 2_007
+
+
+def test_a_node_that_answers_for_no_key(
+    faulty_cluster: LocalCluster, client: RedisCluster, inject: Injector
+) -> None:
+    """Its keys were told as on their way, and all as equal."""
+    fill(client, 100)
+    inject.settle()
+    slot = next(
+        slot
+        for slot in range(16_384)
+        if not faulty_cluster.owner_of(slot).call("CLUSTER", "COUNTKEYSINSLOT", slot)
+    )
+    victim = faulty_cluster.owner_of(slot)
+    victim.call("CLUSTER", "DELSLOTS", slot)
+    report = audit(client)
+    victim.call("CLUSTER", "ADDSLOTS", slot)
+    [failure] = report.failures
+    assert failure.node == address(victim)
+    assert "the cluster is down" in failure.error
+    assert not report.equal
+    assert report.moving == 0
+    # Nothing was passed over.
+    faulty_cluster.wait_ready()
+    rest = audit(client, resume=report.cursor)
+    assert rest.equal
+    assert report.keys + rest.keys == 107
+
+
+def test_resume_after_a_replica_that_failed_on_the_way(
+    faulty_cluster: LocalCluster, client: RedisCluster, inject: Injector
+) -> None:
+    """What it was not asked for is not passed over."""
+    fill(client, 3_000)
+    inject.settle()
+    replicas = faulty_cluster.replicas
+
+    def kill(_: Any) -> None:
+        for victim in replicas:
+            if victim.running:
+                faulty_cluster.kill(victim)
+
+    first = audit(client, rate=4_000, timeout=1.0, progress=kill)
+    assert {failure.node for failure in first.failures} == set(map(address, replicas))
+    assert first.cursor is not None
+    for victim in replicas:
+        faulty_cluster.restart(victim)
+    faulty_cluster.wait_ready()
+    client.nodes_manager.initialize()
+    second = audit(client, resume=first.cursor)
+    assert second.equal
+    assert second.cursor is None
+    assert first.copies < 3_007 <= first.copies + second.copies
+
+
+@pytest.mark.parametrize(
+    "resume", [[1], {}, {"nodes": []}, {"nodes": {"id": 1}}, {"nodes": {"id": {"node": "x"}}}]
+)
+def test_what_is_no_cursor(client: RedisCluster, resume: Any) -> None:
+    with pytest.raises(ValueError, match="not a report's cursor"):
+        audit(client, resume=resume)
+
+
+def test_a_sample_cannot_be_resumed(client: RedisCluster) -> None:
+    with pytest.raises(ValueError, match="leave one of the two out"):
+        audit(client, sample=10, resume={"pattern": "*", "nodes": {}})
+
+
 def test_a_pattern(client: RedisCluster, inject: Injector) -> None:
     fill(client, 300)
     for prefix in ("in", "out"):

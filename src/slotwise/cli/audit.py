@@ -19,6 +19,7 @@ from slotwise.cli._interrupt import interruptible
 from slotwise.cli._output import complain, print_json
 from slotwise.consistency.auditing import Progress as Seen
 from slotwise.consistency.auditing import audit as run_audit
+from slotwise.consistency.auditing import is_cursor
 from slotwise.consistency.findings import AuditReport
 
 DIFFERENCES = 1
@@ -68,6 +69,10 @@ def audit(
     differences or nodes that failed; 2 if the cluster does not answer or the
     options are wrong; 130 after Ctrl-C, with what was found until then.
     """
+    if sample is not None and resume is not None:
+        raise typer.BadParameter(
+            "leave it out with --sample, which looks at random keys", param_hint="--resume"
+        )
     cursor = _read(resume)
     with connected(url, timeout, as_json) as client:
         console = Console(stderr=True, highlight=False)
@@ -130,7 +135,7 @@ def _read(path: Path | None) -> Any:
         cursor = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error), param_hint="--resume") from None
-    if not isinstance(cursor, dict) or not isinstance(cursor.get("nodes"), dict):
+    if not is_cursor(cursor):
         raise typer.BadParameter(f"{path} was not written by an audit", param_hint="--resume")
     return cursor
 

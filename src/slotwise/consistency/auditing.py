@@ -16,7 +16,7 @@ from typing import Any
 from redis.cluster import ClusterNode
 
 from slotwise.consistency.findings import AuditReport, Failure, Finding, Lag
-from slotwise.consistency.nodes import AT_ONCE, FAILURES, View, Wire
+from slotwise.consistency.nodes import AT_ONCE, FAILURES, SLOTS, View, Wire
 from slotwise.consistency.values import check_client
 from slotwise.consistency.walks import PrimaryWalk, ReplicaWalk
 
@@ -101,7 +101,10 @@ class Audit:
         self.client = client
         self.options = options
         self._progress = progress
-        self._resume = resume or {}
+        # Run id -> where the walk over that process's keys had come to.
+        self._resumed: dict[str, Any] = {}
+        if resume is not None and resume.get("pattern") == options.pattern:
+            self._resumed = dict(resume["nodes"])
         self.stop = stop
         self.throttle = Throttle(options.rate, stop)
         self.replica_throttle = Throttle(options.rate, stop)
@@ -166,11 +169,28 @@ class Audit:
         report = self.report
         report.seconds = time.monotonic() - began
         report.stopped = self.stop.is_set()
-        if report.sample is None and any(not state["done"] for state in self._cursors.values()):
-            report.cursor = {"pattern": report.pattern, "nodes": self._cursors}
+        if report.sample is None and not self._is_complete():
+            report.cursor = {"pattern": report.pattern, "nodes": self._places()}
         report.lag.sort(key=lambda lag: (lag.primary, lag.node))
         self._tell(began)
         return report
+
+    def _is_complete(self) -> bool:
+        """Whether all keys were looked at, but for those of replicas that did not answer from the beginning on."""
+        covered = sum(sum(view.owned) for _, view in self.owners)
+        # If nobody failed, nobody owns the other slots.
+        lacks_primaries = covered < SLOTS and bool(self.report.failures)
+        return not lacks_primaries and all(state["done"] for state in self._cursors.values())
+
+    def _places(self) -> dict[str, Any]:
+        """Where every walk is; those over nodes that did not answer are where they were."""
+        answered = {wire.name: wire.run_id for wire in self._wires if wire.run_id}
+        before = {
+            run_id: state
+            for run_id, state in self._resumed.items()
+            if answered.get(state["node"], run_id) == run_id
+        }
+        return before | self._cursors
 
     def _carry_out(self, tasks: Sequence[Callable[[], None]], began: float) -> None:
         with ThreadPoolExecutor(min(_TASKS, len(tasks)), "slotwise-audit") as pool:
@@ -255,12 +275,22 @@ class Audit:
 
     def state(self, wire: Wire) -> dict[str, Any]:
         """Where the walk over a node's keys is. A node that was restarted begins anew: cursors are of a process."""
-        told = self._resume.get("nodes", {}).get(wire.run_id)
-        if told is None or self._resume.get("pattern") != self.options.pattern:
-            told = {"node": wire.name, "cursor": 0, "done": False}
+        told = self._resumed.get(wire.run_id) or {"node": wire.name, "cursor": 0, "done": False}
         with self.lock:
             state = self._cursors[wire.run_id] = dict(told)
         return state
+
+
+def is_cursor(value: Any) -> bool:
+    """Whether it is what `AuditReport.cursor` may be, or that from JSON."""
+    nodes = value.get("nodes") if isinstance(value, Mapping) else None
+    return isinstance(nodes, Mapping) and all(
+        isinstance(state, Mapping)
+        and isinstance(state.get("node"), str)
+        and isinstance(state.get("cursor"), int)
+        and isinstance(state.get("done"), bool)
+        for state in nodes.values()
+    )
 
 
 def audit(
@@ -305,6 +335,15 @@ def audit(
         raise ValueError("rate must be above 0")
     if batch < 1 or kept < 0 or not timeout > 0 or lag_timeout < 0 or ttl_tolerance < 0:
         raise ValueError("batch and timeout must be above 0; kept, lag_timeout and ttl_tolerance not below")
+    if resume is not None:
+        if sample is not None:
+            raise ValueError(
+                "sample looks at random keys, so there is nothing to resume: leave one of the two out"
+            )
+        if not is_cursor(resume):
+            raise ValueError(
+                "resume is not a report's cursor: pass report.cursor as it was, or None to begin anew"
+            )
     if rate is not None:
         batch = min(batch, max(_FEWEST, int(rate / _STEPS)))
     options = Options(pattern, sample, repair, rate, ttl_tolerance, lag_timeout, timeout, batch, kept)

@@ -214,6 +214,11 @@ class Wire:
             time.sleep(_POLL)
         return True
 
+    def check_up(self) -> None:
+        """Raises RedisError if the node answers for no key, because slots are not served or it sees no majority."""
+        if b"cluster_state:ok" not in self.call("CLUSTER", "INFO"):
+            raise RedisError("it answers for no key: by its CLUSTER INFO the cluster is down")
+
     def view(self) -> View:
         text = self.call("CLUSTER", "NODES").decode("utf-8", "replace")
         lines = [line.split() for line in text.splitlines() if line]

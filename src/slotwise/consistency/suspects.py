@@ -47,6 +47,11 @@ class Suspects:
     def waiting(self) -> int:
         return len(self._odd) + len(self._elsewhere)
 
+    @property
+    def settled(self) -> bool:
+        """Whether all was looked at until now, on every replica."""
+        return not (self.waiting or self._lost)
+
     def add(self, key: bytes, replica: str | None = None, *, extra: bool = False) -> None:
         """A key to look at again, on one replica or on all. ``extra``: the primary does not seem to have it."""
         names = {replica} if replica is not None else {wire.name for _, wire in self._shard.replicas}
@@ -66,10 +71,10 @@ class Suspects:
         """Looks at all of them; raises what the primary raises when it fails."""
         if self._primary is None:
             self._primary = self._audit.wire(self._audit.nodes[self._shard.wire.name])
-        if self._odd:
-            self._look_again(self._primary)
         if self._elsewhere:
             self._look_elsewhere(self._primary)
+        if self._odd:
+            self._look_again(self._primary)
         self._odd, self._extra, self._elsewhere = {}, set(), []
 
     # -- copies --------------------------------------------------------------------------------------------------------
@@ -149,11 +154,13 @@ class Suspects:
                 found.setdefault(key, []).append(("lagging", name, theirs))
             elif not alike:
                 odd[key, name] = look, theirs
-        if unseen and replica.view().primary_id != self._shard.view.id:
-            raise RedisError(f"it is no replica of {primary.name} any more")
-        # Otherwise it has yet to hear whose the slot is.
-        with self._audit.lock:
-            self._audit.report.moving += unseen
+        if unseen:
+            replica.check_up()
+            if replica.view().primary_id != self._shard.view.id:
+                raise RedisError(f"it is no replica of {primary.name} any more")
+            # It has yet to hear whose the slot is.
+            with self._audit.lock:
+                self._audit.report.moving += unseen
 
     def _copy(self, name: str) -> Wire:
         if name not in self._copies:
@@ -275,6 +282,7 @@ class Suspects:
     # -- keys in the wrong place ---------------------------------------------------------------------------------------
 
     def _look_elsewhere(self, primary: Wire) -> None:
+        primary.check_up()
         view = primary.view()
         told: set[bytes] = set()
         for key, replica in self._elsewhere:
@@ -283,9 +291,13 @@ class Suspects:
             if key in told:
                 continue
             told.add(key)
-            if view.owned[slot] or slot in view.moving:
+            if slot in view.moving:
                 with self._audit.lock:
                     self._audit.report.moving += 1
+                continue
+            if view.owned[slot]:
+                # It answers for it by now.
+                self.add(key, replica, extra=replica is not None)
                 continue
             if not holder.holds(key) or (replica is not None and primary.holds(key)):
                 continue

@@ -101,7 +101,7 @@ class PrimaryWalk:
                     self._compare(node, replica, keys, (letters, digests, times))
             self._settle(now=not goes_on)
             # The batch under way is the one after: its place is not moved on before it has come.
-            if not self._suspects.waiting:
+            if self._suspects.settled:
                 places.keep()
             if not goes_on:
                 return
@@ -239,7 +239,7 @@ class ReplicaWalk:
                 except FAILURES as error:
                     audit.fail(primary.name, error)
                     return
-            if not self._suspects.waiting:
+            if self._suspects.settled:
                 places.keep()
             if places.done:
                 return
