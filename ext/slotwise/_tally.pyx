@@ -22,11 +22,16 @@ FINE = 512
 LEAST = 7   # 2 ** 6 is below what counts as shortest
 BINS = (40 - LEAST + 1) * FINE
 
+# What stands for a second of those that ended after the last one; what was due before the first one and ended in
+# second s is in the table of -1 - s.
+AFTER = 1 << 40
+
 cdef double _SHORTEST = SHORTEST
 cdef double _LONGEST = LONGEST
 cdef int _FINE = FINE
 cdef int _LEAST = LEAST
 cdef Py_ssize_t _BINS = BINS
+cdef Py_ssize_t _AFTER = AFTER
 
 
 cdef inline double number(list numbers, Py_ssize_t i) except? -1.0:
@@ -59,33 +64,40 @@ def count(
     int64_t[::1] kinds not None,
     int64_t[::1] shards not None,
     int64_t[::1] keys not None,
+    int64_t[:, ::1] spread,
     double zero,
     double seconds,
     table_of,
     int64_t[::1] key_sums not None,
+    int64_t[::1] shard_sums not None,
     double[::1] newest not None,
     dict lates not None,
 ):
     """Counts the operations of a chunk that have ended since this was last called.
 
     ``ended`` and ``took`` are floats, one an operation, 0 in ``ended`` for what is under way; ``late`` as well, or it
-    is empty. ``left`` are the numbers that were under way last time, None the first time. What ended before ``zero``,
-    or ``seconds`` later, is left out. ``table_of(second)`` gives that second's ``uint32`` table, a number for each
-    place (kind * all shards + shard) and bin; ``key_sums`` has one for each place; ``newest``, one a shard, is when
-    each was answered last; ``lates`` counts hundredths of milliseconds.
+    is empty: then this is a closed loop. ``left`` are the numbers that were under way last time, None the first time.
+    What ended before ``zero``, or ``seconds`` later, is left out, but for an open loop's operations that were due in
+    that time. ``table_of(second)`` gives that second's ``uint32`` table, a number for each place and bin: places are
+    kind * all shards + shard, and then the shards once more for operations on several of them, of which ``spread``
+    has the number of keys by operation and shard. ``key_sums`` has one for each place, ``shard_sums`` for each shard
+    of operations on several, or is empty without ``spread``; ``newest``, one a shard, is when each was answered last;
+    ``lates`` counts hundredths of milliseconds.
 
-    Returns the numbers that are under way now, and those that have ended and are in ``failed``, which are in no
-    table. Raises ValueError for columns of several lengths, IndexError for a kind or shard beyond the tables.
+    Returns the numbers that are under way now, those that have ended and are in ``failed``, which are in no table,
+    and whether something ended after the time. Raises ValueError for columns of several lengths, IndexError for a
+    kind or shard beyond the tables.
     """
-    cdef Py_ssize_t size = PyList_GET_SIZE(ended), all_shards = newest.shape[0]
-    cdef Py_ssize_t n, i, many, place, second, current = -1
-    cdef double at
+    cdef Py_ssize_t size = PyList_GET_SIZE(ended), all_shards = newest.shape[0], wide = shard_sums.shape[0]
+    cdef Py_ssize_t n, i, many, place, second, bin, shard, current = -_AFTER
+    cdef double at, due
     cdef uint32_t[::1] table = None
-    cdef bint any_failed = len(failed) > 0, any_late = PyList_GET_SIZE(late) > 0
+    cdef bint any_failed = len(failed) > 0, any_late = PyList_GET_SIZE(late) > 0, any_after = False
     cdef list still = [], wrong = []
     if (
         PyList_GET_SIZE(took) != size or kinds.shape[0] != size or shards.shape[0] != size or keys.shape[0] != size
         or (any_late and PyList_GET_SIZE(late) != size)
+        or (spread is not None and (spread.shape[0] != size or spread.shape[1] != wide)) or wide >= all_shards
     ):
         raise ValueError("the columns of a chunk are of one length")
     many = size if left is None else PyList_GET_SIZE(left)
@@ -100,9 +112,12 @@ def count(
         at -= zero
         if any_failed and i in failed:
             wrong.append(i)
-        if not 0.0 <= at < seconds:
+        due = at - number(took, i) if any_late else at
+        if at >= seconds:
+            any_after = True
+        if not (at >= 0.0 and due < seconds):
             continue
-        if any_late:
+        if any_late and due >= 0.0:
             hundredths = <Py_ssize_t>(number(late, i) * 1e5)
             lates[hundredths] = lates.get(hundredths, 0) + 1
         if any_failed and i in failed:
@@ -112,14 +127,26 @@ def count(
         place = kinds[i] * all_shards + shards[i]
         if place >= key_sums.shape[0]:
             raise IndexError("a kind or a shard beyond the tables")
-        second = <Py_ssize_t>at
+        second = _AFTER if at >= seconds else <Py_ssize_t>at if due >= 0.0 else -1 - <Py_ssize_t>at
         if second != current:
             table = table_of(second)
-            if table.shape[0] != key_sums.shape[0] * _BINS:
+            if table.shape[0] != (key_sums.shape[0] + wide) * _BINS:
                 raise IndexError("a table of another size")
             current = second
-        table[place * _BINS + bin_of(number(took, i))] += 1
-        key_sums[place] += keys[i]
-        if at > newest[shards[i]]:
-            newest[shards[i]] = at
-    return still, wrong
+        bin = bin_of(number(took, i))
+        table[place * _BINS + bin] += 1
+        if second != _AFTER:
+            key_sums[place] += keys[i]
+            if at > newest[shards[i]]:
+                newest[shards[i]] = at
+        if spread is None or shards[i] != all_shards - 1:
+            continue
+        for shard in range(wide):
+            if not spread[i, shard]:
+                continue
+            table[(key_sums.shape[0] + shard) * _BINS + bin] += 1
+            if second != _AFTER:
+                shard_sums[shard] += spread[i, shard]
+                if at > newest[shard]:
+                    newest[shard] = at
+    return still, wrong, any_after

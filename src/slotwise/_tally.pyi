@@ -9,6 +9,7 @@ LONGEST: int
 FINE: int
 LEAST: int
 BINS: int
+AFTER: int
 
 def count(
     ended: list[float],
@@ -19,10 +20,12 @@ def count(
     kinds: NDArray[np.int64],
     shards: NDArray[np.int64],
     keys: NDArray[np.int64],
+    spread: NDArray[np.int64] | None,
     zero: float,
     seconds: float,
     table_of: Callable[[int], NDArray[np.uint32]],
     key_sums: NDArray[np.int64],
+    shard_sums: NDArray[np.int64],
     newest: NDArray[np.float64],
     lates: dict[int, int],
-) -> tuple[list[int], list[int]]: ...
+) -> tuple[list[int], list[int], bool]: ...

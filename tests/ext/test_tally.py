@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotwise._tally import BINS, FINE, LEAST, LONGEST, SHORTEST, count
+from slotwise._tally import AFTER, BINS, FINE, LEAST, LONGEST, SHORTEST, count
 
 KINDS, SHARDS, ZERO, SECONDS = 2, 3, 100.0, 5.0
 PLACES = KINDS * SHARDS
@@ -23,6 +23,8 @@ operations = st.lists(
         st.integers(1, 100),  # keys
         st.floats(0, 1),  # late
         st.booleans(),  # failed
+        # Of the last shard, which stands for several: keys on each of the others.
+        st.lists(st.integers(0, 3), min_size=SHARDS - 1, max_size=SHARDS - 1),
     ),
     max_size=50,
 )
@@ -31,14 +33,16 @@ operations = st.lists(
 class Books:
     """What is counted into."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wide: bool) -> None:
+        self.wide = SHARDS - 1 if wide else 0
+        self.shard_keys = np.zeros(self.wide, np.int64)
         self.tables: dict[int, Any] = {}
         self.keys = np.zeros(PLACES, np.int64)
         self.newest = np.zeros(SHARDS)
         self.lates: dict[int, int] = {}
 
     def table(self, second: int) -> Any:
-        return self.tables.setdefault(second, np.zeros(PLACES * BINS, np.uint32))
+        return self.tables.setdefault(second, np.zeros((PLACES + self.wide) * BINS, np.uint32))
 
     def count(self, rows: list[Any], left: list[int] | None, ended: list[float], *, late: bool) -> Any:
         return count(
@@ -48,10 +52,12 @@ class Books:
             {i: None for i, row in enumerate(rows) if row[6]},
             left,
             *(np.array([row[column] for row in rows], np.int64) for column in (2, 3, 4)),
+            np.array([row[7] for row in rows], np.int64).reshape(-1, SHARDS - 1) if self.wide else None,
             ZERO,
             SECONDS,
             self.table,
             self.keys,
+            self.shard_keys,
             self.newest,
             self.lates,
         )
@@ -62,14 +68,16 @@ def bin_of(seconds: float) -> int:
     return (exponent - LEAST) * FINE + int((mantissa - 0.5) * 2 * FINE)
 
 
-@given(operations, st.lists(st.booleans(), min_size=50, max_size=50), st.booleans())
-def test_counts_as_plain_python_does(rows: list[Any], first: list[bool], late: bool) -> None:
+@given(operations, st.lists(st.booleans(), min_size=50, max_size=50), st.booleans(), st.booleans())
+def test_counts_as_plain_python_does(rows: list[Any], first: list[bool], late: bool, wide: bool) -> None:
     """In two goes: what ends meanwhile is counted in the second, and nothing twice."""
-    books, wrong = Books(), []
+    books, wrong = Books(wide=wide), []
+    any_after = False
     left: list[int] | None = None
     ended = [row[0] if early else 0.0 for row, early in zip(rows, first, strict=False)]
     for _ in range(2):
-        left, failed = books.count(rows, left, ended, late=late)
+        left, failed, after = books.count(rows, left, ended, late=late)
+        any_after = any_after or after
         assert left == [i for i, at in enumerate(ended) if not at]
         wrong += failed
         ended = [row[0] for row in rows]
@@ -77,18 +85,31 @@ def test_counts_as_plain_python_does(rows: list[Any], first: list[bool], late: b
     counted: Counter[tuple[int, int]] = Counter()
     keys, newest = [0] * PLACES, [0.0] * SHARDS
     lates: Counter[int] = Counter()
-    for at, took, kind, shard, touched, tardy, failed in rows:
+    shard_keys = [0] * books.wide
+    for at, took, kind, shard, touched, tardy, failed, spread in rows:
         at -= ZERO
-        if at == -ZERO or not 0 <= at < SECONDS:
+        due = at - took if late else at
+        if at == -ZERO or at < 0 or due >= SECONDS:
             continue
-        if late:
+        if late and due >= 0:
             lates[int(tardy * 1e5)] += 1
         if failed:
             continue
+        # A closed loop's is over by the end; of an open one all count that were due.
+        second = AFTER if at >= SECONDS else int(at) if due >= 0 else -1 - int(at)
         place = kind * SHARDS + shard
-        counted[int(at), place * BINS + bin_of(took)] += 1
+        counted[second, place * BINS + bin_of(took)] += 1
+        parts = [(n, here) for n, here in enumerate(spread) if here and wide and shard == SHARDS - 1]
+        for n, _ in parts:
+            counted[second, (PLACES + n) * BINS + bin_of(took)] += 1
+        if second == AFTER:
+            continue
         keys[place] += touched
         newest[shard] = max(newest[shard], at)
+        for n, here in parts:
+            shard_keys[n] += here
+            newest[n] = max(newest[n], at)
+    assert any_after == any(row[0] - ZERO >= SECONDS for row in rows)
     assert sorted(wrong) == [i for i, row in enumerate(rows) if row[6] and row[0]]
     found = {
         (second, int(code)): int(table[code])
@@ -97,6 +118,7 @@ def test_counts_as_plain_python_does(rows: list[Any], first: list[bool], late: b
     }
     assert found == counted
     assert books.keys.tolist() == keys
+    assert books.shard_keys.tolist() == shard_keys
     assert books.newest.tolist() == newest
     assert books.lates == lates
 
@@ -111,10 +133,12 @@ def one(**changes: Any) -> None:
         "kinds": np.zeros(1, np.int64),
         "shards": np.zeros(1, np.int64),
         "keys": np.ones(1, np.int64),
+        "spread": None,
         "zero": ZERO,
         "seconds": SECONDS,
         "table_of": lambda second: np.zeros(PLACES * BINS, np.uint32),
         "key_sums": np.zeros(PLACES, np.int64),
+        "shard_sums": np.zeros(0, np.int64),
         "newest": np.zeros(SHARDS),
         "lates": {},
     }
@@ -131,6 +155,9 @@ def one(**changes: Any) -> None:
         ({"kinds": np.array([-1])}, IndexError),
         ({"shards": np.array([SHARDS])}, IndexError),
         ({"shards": np.array([-1])}, IndexError),
+        ({"spread": np.ones((1, SHARDS), np.int64)}, ValueError),
+        ({"spread": np.ones((2, 0), np.int64)}, ValueError),
+        ({"shard_sums": np.zeros(SHARDS, np.int64)}, ValueError),
         ({"left": [1]}, IndexError),
         ({"left": [-1]}, IndexError),
         ({"table_of": lambda second: np.zeros(BINS, np.uint32)}, IndexError),

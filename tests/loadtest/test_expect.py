@@ -69,6 +69,15 @@ def test_what_could_not_be_measured_is_missed() -> None:
     assert verdicts("recovery=1h", faults=False) == {"recovery": False}
 
 
+def test_what_was_never_answered_is_the_slowest() -> None:
+    total = made_up(duration=12).total
+    wishes = parse("p50=1h,p90=1h,p99=1h,p99.9=1h,max=1h,mean=1h")
+    assert all(each.met for each in judge(wishes, total, 1.0, []))
+    found = judge(wishes, total, 1.0, [], unanswered=0.05)
+    assert {each.name for each in found if each.met} == {"p50", "p90"}
+    assert {each.measured for each in found if not each.met} == {None}
+
+
 def test_recovery_is_that_of_the_slowest() -> None:
     total = made_up(duration=12).total
     faults = [killed({}, 2.0), killed({}, 5.0)]

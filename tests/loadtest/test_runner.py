@@ -126,7 +126,12 @@ def test_what_was_due_and_never_begun_is_told(cluster: LocalCluster) -> None:
     """One operation at once answers nowhere near a million a second."""
     result = run(options(cluster, GETS, rate=1e6, most_under_way=1, loop="asyncio"))
     assert result.due == 1_000_000
-    assert result.unanswered == result.due - result.total.operations > 500_000
+    # Those that were begun a little later and answered then have a latency; the rest has none.
+    assert result.due - 4 * result.total.operations < result.unanswered < result.due - result.total.operations
+    assert result.unanswered > 500_000
+    # One at once was under way nearly all of the time.
+    assert result.held_s is not None
+    assert 0.9 < result.held_s <= 1
 
 
 def test_a_warm_up_is_processed_and_not_measured(cluster: LocalCluster) -> None:
@@ -158,9 +163,14 @@ def test_operations_of_many_keys(cluster: LocalCluster, workload: Workload) -> N
     (part,) = result.operations
     assert part.name == ("pipeline" if workload.pipeline > 1 else "mget")
     assert part.operations == result.total.operations
-    # They go to all shards at once, and count for none of them.
-    assert sum(shard.operations for shard in result.by_shard) == 0
-    assert result.imbalance != result.imbalance
+    # They go to all shards at once, and count for each of them.
+    # (Twenty keys may all lie elsewhere, once in three thousand times.)
+    answered = pytest.approx([result.total.operations] * 3, rel=0.02)
+    assert [shard.operations for shard in result.by_shard] == answered
+    assert sum(shard.keys for shard in result.by_shard) == result.total.keys
+    assert 1 < result.imbalance < 1.2
+    of_first = sum(second.shards[0].operations for second in result.seconds)
+    assert of_first == result.by_shard[0].operations
     assert sum(second.operations for second in result.seconds) == result.total.operations
     if workload.pipeline > 1:
         # 500 keys were stored before, of which 100 were read.
@@ -246,20 +256,18 @@ def test_a_result_survives_its_json(cluster: LocalCluster, tmp_path: Path) -> No
     seen: list[Progress] = []
     said: list[str] = []
     wanted = options(
-        cluster, workload, seed=9, warmup=0.8, duration=1.5, expectations=parse("ops=1,p50=1h,imbalance=2")
+        cluster, workload, seed=9, warmup=0.8, duration=1.5, expectations=parse("ops=1,p50=1h,recovery=2s")
     )
     result = run(wanted, say=said.append, progress=seen.append)
     path = tmp_path / "result.json"
     path.write_text(result.to_json())
     again = read(path)
     assert again.to_json() == result.to_json()
-    # nan is equal to nothing, itself neither.
-    assert again.imbalance != again.imbalance
-    assert replace(again, imbalance=1.0, by_shard=[]) == replace(result, imbalance=1.0, by_shard=[])
+    assert again == result
     assert [(each.name, each.met) for each in result.expectations] == [
         ("ops", True),
         ("p50", True),
-        ("imbalance", False),
+        ("recovery", False),
     ]
     assert not result.met
     assert result.seed == 9

@@ -51,7 +51,8 @@ def test_arguments_of_each_kind() -> None:
             index, first, count = args
             assert index == index_of(workload.prefix, first)
             assert 1 <= count == keys <= 100
-            assert shard == SHARDS
+            # There it begins.
+            assert shard == SHARD_OF_SLOT[key_slot(index)]
             continue
         key = args[0]
         assert key.startswith(f"{workload.prefix}{prefixes.get(name, 'h')}:")
@@ -63,7 +64,7 @@ def test_arguments_of_each_kind() -> None:
             assert fields.keys() == {f"field{i}" for i in range(FIELDS)}
             assert {len(value) for value in fields.values()} == {20}
             # The index lives in another slot.
-            assert shard == SHARDS
+            assert shard == SHARD_OF_SLOT[key_slot(key)]
             continue
         assert 0 <= number_of(key) < workload.keys
         assert shard == SHARD_OF_SLOT[key_slot(key)]
@@ -122,6 +123,26 @@ def test_pipelines(width: int) -> None:
         assert all(len(args) == {"get": 1, "setex": 3, "hset": 2}[command] for command, args in batch)
     assert commands.keys() == {"get", "setex", "hset"}
     assert commands["setex"] / commands.total() == pytest.approx(0.6, abs=0.08)
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [Workload({"mget": 1, "get": 1}, mget_keys=30), Workload({"get": 1, "set": 1}, pipeline=50)],
+    ids=["mget", "pipeline"],
+)
+def test_where_the_keys_of_an_operation_lie(workload: Workload) -> None:
+    chunk = stream(workload).draw()
+    assert chunk.spread is not None
+    for number, (first,) in enumerate(chunk.args):
+        if isinstance(first, str):
+            assert not chunk.spread[number].any()
+            assert chunk.touched(number, SHARDS) == [SHARD_OF_SLOT[key_slot(first)]]
+            continue
+        keys = first if workload.pipeline == 1 else [args[0] for _, args in first]
+        lies = Counter(int(SHARD_OF_SLOT[key_slot(key)]) for key in keys)
+        assert chunk.spread[number].tolist() == [lies[shard] for shard in range(SHARDS)]
+        assert chunk.touched(number, SHARDS) == sorted(lies)
+    assert stream(Workload({"get": 1})).draw().spread is None
 
 
 # -- several streams ------------------------------------------------------------------------------

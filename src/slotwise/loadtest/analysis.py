@@ -8,7 +8,7 @@ from math import ceil
 
 from slotwise.loadtest.faults import Struck
 from slotwise.loadtest.result import FaultReport, Part, Second, Shard, ShardSecond, Silence
-from slotwise.loadtest.tally import Cell, Totals, latency
+from slotwise.loadtest.tally import SILENCE, Cell, Totals, latency
 
 # Seconds before a fault that are compared with it.
 _BEFORE = 5
@@ -20,40 +20,57 @@ ErrorKey = tuple[int, int, int, str, bool]
 def parts(
     totals: Totals, kinds: Sequence[str], shards: Sequence[Shard], seconds: float
 ) -> tuple[Part, list[Part], list[Part], float]:
-    """Everything, by kind, by shard; operations on the busiest shard over the mean of all shards."""
+    """Everything, by kind, by shard; keys on the busiest shard over the mean of all shards.
+
+    What has to do with several shards counts for each of them.
+    """
     several = len(shards)
 
-    def part(name: str, places: Iterable[tuple[int, int]], errors: Mapping[str, int]) -> Part:
-        places = list(places)
-        cell = totals.cell(totals.places.get(place) for place in places)
+    def part(name: str, answered: int, keys: int, cell: Cell, errors: Mapping[str, int]) -> Part:
         histogram = cell.histogram()
         return Part(
             name,
-            cell.operations,
-            cell.operations / seconds,
-            int(sum(int(totals.keys[place]) for place in places)),
+            answered,
+            answered / seconds,
+            keys,
             dict(errors),
             latency(histogram),
             histogram.encode().decode(),
         )
 
-    everywhere = range(several + 1)
     total = part(
         "all",
-        ((kind, shard) for kind in range(len(kinds)) for shard in everywhere),
+        int(totals.answered.sum()),
+        int(totals.keys.sum()),
+        totals.cell(totals.places.values()),
         _errors(totals.errors),
     )
     by_kind = [
-        part(name, ((kind, shard) for shard in everywhere), _errors(totals.errors, kind=kind))
+        part(
+            name,
+            int(totals.answered[kind].sum()),
+            int(totals.keys[kind].sum()),
+            totals.cell(totals.places.get((kind, shard)) for shard in range(several + 1)),
+            _errors(totals.errors, kind=kind),
+        )
         for kind, name in enumerate(kinds)
     ]
     by_shard = [
         part(
-            shard.slots, ((kind, number) for kind in range(len(kinds))), _errors(totals.errors, shard=number)
+            shard.slots,
+            int(totals.answered[:, number].sum() + totals.wide_answered[number]),
+            int(totals.keys[:, number].sum() + totals.wide_keys[number]),
+            totals.cell(
+                [
+                    *(totals.places.get((kind, number)) for kind in range(len(kinds))),
+                    totals.wide_places.get(number),
+                ]
+            ),
+            _errors(totals.errors, shard=number),
         )
         for number, shard in enumerate(shards)
     ]
-    busiest, mean = max(p.operations for p in by_shard), sum(p.operations for p in by_shard) / several
+    busiest, mean = max(p.keys for p in by_shard), sum(p.keys for p in by_shard) / several
     return total, by_kind, by_shard, busiest / mean if mean else float("nan")
 
 
@@ -65,7 +82,7 @@ def timeline(totals: Totals, shards: int, seconds: int) -> list[Second]:
     found = []
     for second in range(seconds):
         whole = totals.second(second)
-        cells = [totals.seconds.get((second, shard), Cell()) for shard in range(shards)]
+        cells = [totals.of_shard(second, shard) for shard in range(shards)]
         of_all: Counter[str] = Counter()
         for shard in range(shards + 1):
             of_all.update(errors.get((second, shard), {}))
@@ -88,18 +105,41 @@ def timeline(totals: Totals, shards: int, seconds: int) -> list[Second]:
     return found
 
 
-def fault_report(totals: Totals, struck: Struck, shards: int, seconds: float) -> FaultReport:
-    """What callers noticed of a fault."""
+def fault_reports(totals: Totals, struck: Sequence[Struck], shards: int, seconds: float) -> list[FaultReport]:
+    """What callers noticed of each fault."""
+    return [
+        _fault_report(totals, each, shards, seconds, min(map(_began, _after(each, struck)), default=seconds))
+        for each in struck
+    ]
+
+
+def _began(struck: Struck) -> float:
+    return struck.began
+
+
+def _after(first: Struck, struck: Iterable[Struck]) -> list[Struck]:
+    """The faults that hit the same shard later."""
+    return [
+        each
+        for each in struck
+        if each.began > first.began and (first.shard is None or each.shard in (None, first.shard))
+    ]
+
+
+def _fault_report(
+    totals: Totals, struck: Struck, shards: int, seconds: float, following: float
+) -> FaultReport:
     hit = range(shards) if struck.shard is None else [struck.shard]
+    # From the next fault on it is that one's; a silence begins with the last answer, which came before the fault.
     silences = [
         silence
         for shard in hit
         for silence in totals.silences(shard)
-        if silence[1] > struck.began and silence[0] < struck.ended + 1
+        if silence[1] > struck.began and silence[0] < min(struck.ended + 1, following - SILENCE)
     ]
     longest = max(silences, key=lambda silence: silence[1] - silence[0], default=None)
     answered_at = max((ended for _, ended in silences), default=struck.began)
-    until = max(struck.ended, answered_at)
+    until = min(max(struck.ended, answered_at), following)
     within = {
         key: times
         for key, times in totals.errors.items()
@@ -109,7 +149,9 @@ def fault_report(totals: Totals, struck: Struck, shards: int, seconds: float) ->
     first = min((key[0] / _TICKS for key in within), default=None)
     # The last shard takes the slots in, and has as much to do as the one that gives them away.
     busy = {*hit, shards - 1} if struck.fault.kind == "reshard" else {*hit}
-    others = [shard for shard in range(shards + 1) if shard not in busy]
+    others = [shard for shard in range(shards) if shard not in busy]
+    # What all of them have waited for is not the shards'.
+    was_held = any(since < until and to > struck.began for since, to in held(totals, seconds))
     began, ended = int(struck.began), min(ceil(until), int(seconds))
     stayed_silent = longest is not None and answered_at >= seconds
     return FaultReport(
@@ -126,8 +168,20 @@ def fault_report(totals: Totals, struck: Struck, shards: int, seconds: float) ->
         unknown=unknown,
         lost=sum(within.values()) - unknown,
         others_p99_before=_p99(totals, others, range(max(0, began - _BEFORE), began)),
-        others_p99_during=_p99(totals, others, range(began, max(ended, began + 1))),
+        others_p99_during=None if was_held else _p99(totals, others, range(began, max(ended, began + 1))),
     )
+
+
+def held(totals: Totals, seconds: float) -> list[tuple[float, float]]:
+    """When a generator could begin nothing for so long that it shows, one after the other."""
+    found: list[tuple[float, float]] = []
+    for began, until in sorted(totals.held):
+        began, until = max(began, 0.0), min(until, seconds)
+        if found and began <= found[-1][1]:
+            began, until = found[-1][0], max(until, found.pop()[1])
+        if until > began:
+            found.append((began, until))
+    return [(began, until) for began, until in found if until - began >= SILENCE]
 
 
 def _p99(totals: Totals, shards: Iterable[int], seconds: range) -> float | None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from slotwise.loadtest.result import Expectation, FaultReport, Part
 from slotwise.loadtest.units import number_of, seconds_of
 
-_PERCENTILES = ("mean", "p50", "p90", "p99", "p999", "p9999", "max")
+# By name: of which share of the operations a latency says something.
+_SHARES = {"mean": 1.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "p9999": 0.9999, "max": 1.0}
 #: How a name is written besides.
 _ALIASES = {"p99.9": "p999", "p99.99": "p9999"}
 
@@ -32,7 +33,7 @@ def parse(text: str) -> list[Wish]:
     for part in text.split(","):
         name, equals, bound = part.strip().partition("=")
         name = _ALIASES.get(name, name)
-        if name in _PERCENTILES and equals:
+        if name in _SHARES and equals:
             wishes.append(Wish(name, seconds_of(bound) * 1e3, "ms"))
         elif name == "recovery" and equals:
             wishes.append(Wish(name, seconds_of(bound), "s"))
@@ -47,15 +48,28 @@ def parse(text: str) -> list[Wish]:
 
 
 def judge(
-    wishes: Sequence[Wish], total: Part, imbalance: float, faults: Sequence[FaultReport]
+    wishes: Sequence[Wish],
+    total: Part,
+    imbalance: float,
+    faults: Sequence[FaultReport],
+    unanswered: float = 0.0,
 ) -> list[Expectation]:
-    """What became of them. What could not be measured is missed."""
+    """What became of them. What could not be measured is missed: percentiles among it that the share of operations that
+    was never answered, the slowest of all, reaches into.
+    """
     figures: Mapping[str, Callable[[], float | None]] = {
         "ops": lambda: total.rate,
         "errors": lambda: float(sum(total.errors.values())),
         "imbalance": lambda: imbalance,
         "recovery": lambda: _recovery(faults),
-        **{name: (lambda name=name: getattr(total.latency, name)) for name in _PERCENTILES},  # type: ignore[misc]
+        **{
+            name: (
+                lambda name=name, share=share: (
+                    getattr(total.latency, name) if unanswered <= 1 - share else None
+                )
+            )  # type: ignore[misc]
+            for name, share in _SHARES.items()
+        },
     }
     judged = []
     for wish in wishes:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from slotwise.loadtest.stream import Chunk, Stream
-from slotwise.loadtest.tally import UNFINISHED, Tally
+from slotwise.loadtest.tally import SILENCE, UNFINISHED, Tally
 
 # Seconds that a caller of a closed loop waits after an error: who is refused at once would do nothing else than fail.
 ERROR_PAUSE = 0.01
@@ -62,6 +62,8 @@ class Feed:
         self._left = most
         #: Those with operations that are to be counted.
         self.chunks: list[Chunk] = []
+        #: Times, on `clock`, in which operations were due and nothing was begun: all that may be under way was.
+        self.held: list[tuple[float, float]] = []
         self._stopped = False
         #: Number, call, arguments and chunk of each operation.
         self.operations = chain.from_iterable(self._draw())
@@ -85,6 +87,12 @@ class Feed:
         """Counts what has ended by now."""
         if self._tally is not None:
             self.chunks = self._tally.count(self.chunks)
+
+    def hold(self, began: float, until: float) -> None:
+        """Nothing was begun from then until now, though it was due."""
+        if self.held and began - self.held[-1][1] < SILENCE:
+            began = self.held.pop()[0]
+        self.held.append((began, until))
 
     def give_up(self, begun: list[tuple[Chunk, int, float]]) -> None:
         """What was ``begun`` (at a time) and never ended counts as an error."""
@@ -171,7 +179,11 @@ async def opened(feed: Feed, most: int, span: Span) -> None:
                 at_once = 0
             while len(running) >= most:
                 room.clear()
-                await room.wait()
+                full = clock()
+                try:
+                    await room.wait()
+                finally:
+                    feed.hold(full, clock())
             at_once += 1
             if not number:
                 chunk.late = [0.0] * len(chunk.calls)
@@ -282,8 +294,8 @@ class Callers:
         begun[caller] = None
 
     def _opened(self, caller: int) -> None:
-        begun, end = self._begun, self._span.end
-        for number, call, args, chunk in self._feeds[caller].operations:
+        begun, end, feed = self._begun, self._span.end, self._feeds[caller]
+        for number, call, args, chunk in feed.operations:
             due = chunk.due[number]
             if due >= end or clock() >= end:
                 break
@@ -293,7 +305,10 @@ class Callers:
             if not number:
                 chunk.late = [0.0] * len(chunk.calls)
             begun[caller] = chunk, number, due
-            chunk.late[number] = clock() - due
+            now = clock()
+            chunk.late[number] = now - due
+            if now - due >= SILENCE:
+                feed.hold(due, now)
             try:
                 call(*args)
             except Exception as error:
@@ -327,7 +342,8 @@ class Arrivals:
         self, rate: float, span: Span, rng: np.random.Generator, *, poisson: bool, offset: float = 0.0
     ) -> None:
         self._rate, self._span, self._rng, self._poisson = rate, span, rng, poisson
-        self._passed = offset
+        # The first one of all that come evenly is due at the beginning.
+        self._passed = 0.0 if poisson else offset - 1
 
     def __call__(self, count: int) -> list[float]:
         """The next ``count`` times, on `clock`."""

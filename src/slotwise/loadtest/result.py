@@ -43,7 +43,7 @@ class Part:
 
     #: ``all``, the kind (``get``), or the slots of the shard (``0-5460``).
     name: str
-    #: Answered operations; a pipeline or a read of many keys is one.
+    #: Operations answered in the measured time; a pipeline or a read of many keys is one, and one of each of its shards.
     operations: int
     #: Operations answered a second, mean of the measured time.
     rate: float
@@ -51,6 +51,7 @@ class Part:
     keys: int
     #: Failed operations by the name of the exception.
     errors: dict[str, int]
+    #: In an open loop of the operations that were due in the measured time, those answered a little later as well.
     latency: Latency
     #: The histogram of the latencies in nanoseconds, in HdrHistogram's V2 encoding (compressed, base64).
     histogram: str
@@ -116,7 +117,7 @@ class FaultReport:
     unknown: int
     lost: int
     #: p99 in milliseconds of the other shards, of which a reshard's target is none: before the fault, and while it was
-    #: there.
+    #: there; None then if the generator itself could not go on (`Result.held_s`).
     others_p99_before: float | None
     others_p99_during: float | None
 
@@ -171,7 +172,7 @@ class Result:
     total: Part
     operations: list[Part]
     by_shard: list[Part]
-    #: Operations on the busiest shard over the mean of all shards.
+    #: Keys read or written on the busiest shard over the mean of all shards.
     imbalance: float
     seconds: list[Second]
     faults: list[FaultReport] = field(default_factory=list)
@@ -182,9 +183,12 @@ class Result:
     overhead_share: float = 0.0
     late_p99_ms: float | None = None
     #: In an open loop: operations that were due in the measured time, on the average, and how many of them had neither
-    #: been answered nor failed when it was over, which are in no latency.
+    #: been answered nor failed a while after it, mostly for never having begun. They are in no latency.
     due: int | None = None
     unanswered: int | None = None
+    #: In an open loop, seconds in which a generator began nothing that was due, because all operations that may be under
+    #: way were, or all threads were busy; what was due then has the wait in its latency, whatever its shard.
+    held_s: float | None = None
 
     @property
     def met(self) -> bool:

@@ -19,7 +19,7 @@ from slotwise.loadtest.expect import Wish, judge
 from slotwise.loadtest.faults import Driver, Fault
 from slotwise.loadtest.generator import GRACE, clock
 from slotwise.loadtest.machine import describe
-from slotwise.loadtest.result import Part, Result, Shard
+from slotwise.loadtest.result import Result, Shard
 from slotwise.loadtest.tally import Counts, Totals
 from slotwise.loadtest.worker import Done, Failed, Plan, Ready, main
 from slotwise.loadtest.workload import Workload
@@ -333,11 +333,12 @@ def _result(
     struck = outcome.driver.struck if outcome.driver is not None else []
     if failed := [f"{each.fault.name}: {each.failure}" for each in struck if each.failure]:
         raise LoadTestError(f"a fault did not come about: {'; '.join(failed)}")
-    faults = [analysis.fault_report(totals, each, len(shards), seconds) for each in struck]
+    faults = analysis.fault_reports(totals, struck, len(shards), seconds)
     # In a closed loop without a pause all of the time is somebody's; in an open one the generator waits.
     each = seconds * options.processes / total.operations if total.operations else float("inf")
     late = sorted(totals.late.items())
     due = None if options.rate is None else round(options.rate * seconds)
+    unanswered = None if due is None else _unanswered(due, totals, options)
     return Result(
         began=began,
         command=list(options.command),
@@ -355,12 +356,15 @@ def _result(
         imbalance=imbalance,
         seconds=analysis.timeline(totals, len(shards), ceil(seconds)),
         faults=faults,
-        expectations=judge(options.expectations, total, imbalance, faults),
+        expectations=judge(
+            options.expectations, total, imbalance, faults, unanswered / due if due and unanswered else 0.0
+        ),
         overhead_us=outcome.overhead * 1e6,
         overhead_share=outcome.overhead / each,
         late_p99_ms=_late(late) if options.rate is not None else None,
         due=due,
-        unanswered=None if due is None else _unanswered(due, total, options),
+        unanswered=unanswered,
+        held_s=None if due is None else sum(until - began for began, until in analysis.held(totals, seconds)),
     )
 
 
@@ -374,10 +378,12 @@ def _settings(options: Options) -> dict[str, Any]:
     return found
 
 
-def _unanswered(due: int, total: Part, options: Options) -> int:
-    missing = due - total.operations - sum(total.errors.values())
-    # Random arrivals come fewer at times: up to three standard deviations are nobody's fault.
-    return missing if missing > (3 * due**0.5 if options.poisson else 0) else 0
+def _unanswered(due: int, totals: Totals, options: Options) -> int:
+    answered = sum(cell.operations for cell in totals.places.values())
+    missing = due - answered - totals.errors.total()
+    # Each stream has one more or less at the edges, and random arrivals come fewer at times: up to three standard deviations.
+    streams = options.processes * (options.callers if options.threads else 1)
+    return missing if missing > (3 * due**0.5 if options.poisson else streams) else 0
 
 
 def _late(late: list[tuple[int, int]]) -> float | None:

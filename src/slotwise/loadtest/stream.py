@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slotwise._slots import key_slots
 from slotwise.loadtest.keys import KeySpace, Objects, distribution, objects
 from slotwise.loadtest.steps import COMPOSED, index_of
 from slotwise.loadtest.values import values
@@ -33,7 +34,20 @@ Call = Callable[..., Any]
 class Chunk:
     """Operations, and what has come of them."""
 
-    __slots__ = ("args", "calls", "due", "ended", "failed", "keys", "kinds", "late", "left", "shards", "took")
+    __slots__ = (
+        "args",
+        "calls",
+        "due",
+        "ended",
+        "failed",
+        "keys",
+        "kinds",
+        "late",
+        "left",
+        "shards",
+        "spread",
+        "took",
+    )
 
     def __init__(
         self,
@@ -42,6 +56,7 @@ class Chunk:
         kinds: NDArray[np.int64],
         shards: NDArray[np.int64],
         keys: NDArray[np.int64],
+        spread: NDArray[np.int64] | None = None,
     ) -> None:
         self.calls = calls
         self.args = args
@@ -49,6 +64,8 @@ class Chunk:
         self.kinds = kinds
         self.shards = shards
         self.keys = keys
+        #: By operation and shard, how many keys those on several shards have there; None where there are none.
+        self.spread = spread
         #: When each ended, on the clock of `time.perf_counter`, 0 before; how long it took, in seconds.
         self.ended = [0.0] * len(calls)
         self.took = [0.0] * len(calls)
@@ -59,6 +76,13 @@ class Chunk:
         self.late: list[float] = []
         #: The tally's: which it has not counted yet; None: any.
         self.left: list[int] | None = None
+
+    def touched(self, number: int, several: int) -> list[int]:
+        """The shards that an operation has to do with."""
+        shard = int(self.shards[number])
+        if shard < several:
+            return [shard]
+        return [] if self.spread is None else np.flatnonzero(self.spread[number]).tolist()
 
     def numbered(self) -> Iterator[tuple[int, Call, tuple[Any, ...], Chunk]]:
         """The operations in order: number, call, arguments, this chunk."""
@@ -128,18 +152,27 @@ class Stream:
         args = np.empty(size * width, object)
         shards = np.full(size * width, self._several)
         keys = np.ones(size * width, np.int64)
+        spread = np.zeros((size, self._several), np.int64) if self._workload.wide else None
         for index, kind in enumerate(self._kinds):
             where = np.flatnonzero(chosen == index)
             if len(where):
                 args[where], owners, touched = self._arguments(kind, len(where), newest)
-                if owners is not None:
-                    shards[where] = owners
                 keys[where] = touched
+                if owners.ndim == 1:
+                    shards[where] = owners
+                elif spread is not None:
+                    spread[where] = self._spread(owners)
         if width > 1:
-            return self._in_pipelines(chosen, args, size, width)
-        return Chunk(self._of_kind[chosen].tolist(), args.tolist(), chosen, shards, keys)
+            return self._in_pipelines(chosen, args, shards.reshape(size, width))
+        return Chunk(self._of_kind[chosen].tolist(), args.tolist(), chosen, shards, keys, spread)
 
-    def _in_pipelines(self, chosen: NDArray[np.int64], args: Objects, size: int, width: int) -> Chunk:
+    def _spread(self, owners: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many keys each shard has of each operation, from the shard of each key."""
+        # Slots that nobody serves count as none.
+        return np.stack([(owners == shard).sum(axis=1) for shard in range(self._several)], axis=1)
+
+    def _in_pipelines(self, chosen: NDArray[np.int64], args: Objects, owners: NDArray[np.int64]) -> Chunk:
+        size, width = owners.shape
         names = [self._name(kind) for kind in self._kinds]
         commands = [(names[i], arguments) for i, arguments in zip(chosen.tolist(), args, strict=True)]
         whole = [(commands[first : first + width],) for first in range(0, size * width, width)]
@@ -149,13 +182,17 @@ class Stream:
             np.zeros(size, np.int64),
             np.full(size, self._several),
             np.full(size, width),
+            self._spread(owners),
         )
 
     def _name(self, kind: str) -> str:
         return "setex" if kind == "set" and self._workload.ttl else kind
 
-    def _arguments(self, kind: str, count: int, newest: int) -> tuple[Objects, NDArray[np.int64] | None, Any]:
-        """Arguments of ``count`` operations; the shards they go to, None for several; how many keys they touch."""
+    def _arguments(self, kind: str, count: int, newest: int) -> tuple[Objects, NDArray[np.int64], Any]:
+        """Arguments of ``count`` operations; the shard of each, or of each of its keys; how many keys they touch.
+
+        A scan and an insert count for the shard on which they begin.
+        """
         workload, family = self._workload, KINDS[kind].family
         material = self._material
         space = material.spaces[family]
@@ -170,16 +207,17 @@ class Stream:
             lengths = self._rng.integers(1, LONGEST_SCAN + 1, count)
             firsts = ids.tolist()
             indices = [index_of(workload.prefix, first) for first in firsts]
-            return objects(zip(indices, firsts, lengths.tolist(), strict=True), count), None, lengths
+            shards = self._shard_of_slot[key_slots(indices)]
+            return objects(zip(indices, firsts, lengths.tolist(), strict=True), count), shards, lengths
         if kind in _KEY_ALONE:
             singles = space.singles(ids)
             return singles, self._shard_of_slot[space.slots(ids, (name for (name,) in singles))], 1
         names = space.names(ids)
+        shards = self._shard_of_slot[space.slots(ids, names)]
         if kind == "mget":
             width = workload.mget_keys
             groups = ((names[i : i + width].tolist(),) for i in range(0, len(names), width))
-            return objects(groups, count), None, width
-        shards = self._shard_of_slot[space.slots(ids, names)]
+            return objects(groups, count), shards.reshape(count, width), width
         if kind in ("set", "vset") and not workload.ttl:
             return objects(zip(names, self._some(material.values, count), strict=True), count), shards, 1
         if kind in ("set", "vset", "cached"):
@@ -194,7 +232,7 @@ class Stream:
         numbers = ids.tolist()
         records = map(record, self._some(material.values, count))
         indices = [index_of(workload.prefix, number) for number in numbers]
-        return objects(zip(names, records, indices, numbers, strict=True), count), None, 1
+        return objects(zip(names, records, indices, numbers, strict=True), count), shards, 1
 
     def _some(self, pool: Objects, count: int) -> Objects:
         return pool[self._rng.integers(0, len(pool), count)]

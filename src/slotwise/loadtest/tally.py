@@ -6,17 +6,17 @@ number for each latency, kind of operation and shard, and sends what is not 0. T
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
-from slotwise._tally import BINS, FINE, LEAST, LONGEST
+from slotwise._tally import AFTER, BINS, FINE, LEAST, LONGEST
 from slotwise._tally import count as count_chunk
 from slotwise.errors import NotSentError, UnknownOutcomeError
 from slotwise.loadtest.result import Latency
@@ -26,56 +26,77 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _DIGITS = 3
-#: A shard that answers nobody for so many seconds is silent.
+#: A shard that answers nobody for so many seconds is silent, if somebody waits for it.
 SILENCE = 0.1
 # Errors are told by the hundredth of a second.
 _TICKS = 100
-#: What callers got that were still waiting when the run had been over for a while; counts as of the run's last moment.
+#: What callers got that were still waiting when the run had been over for a while.
 UNFINISHED = "Unfinished"
+# By these an exception, or a class that it is derived from, says that the server has refused, or was not asked.
+_REFUSED = frozenset({"ResponseError", "RequestError", "DataError"})
+_LOST = ("Connection", "Timeout", "Closing", UNFINISHED)
+
+#: A shard, from when to when nobody was answered, and since when somebody waited for it meanwhile, else infinity.
+Gap = tuple[int, float, float, float]
 
 
 @dataclass
 class Counts:
     """What one generator has counted since it told last; a picklable message."""
 
-    #: Of each second: which numbers of its table are not 0, and what they are.
+    #: Of each second, and what `slotwise._tally` has besides: which numbers of its table are not 0, and what they are.
     tables: list[tuple[int, Ints, Ints]]
-    #: Keys by kind and shard, flat.
+    #: Keys by kind and shard, flat; those of operations on several shards, by shard.
     keys: Ints
+    shard_keys: Ints
     #: (hundredth of a second, kind, shard, exception, whether its outcome is unknown) -> how often.
     errors: dict[tuple[int, int, int, str, bool], int]
-    #: Times without an answer, by shard: from, to.
-    gaps: list[tuple[int, float, float]]
+    gaps: list[Gap]
     #: How many hundredths of milliseconds late operations were begun, and how many (open loop).
     late: Counter[int] = field(default_factory=Counter)
     #: When this was counted, in seconds of the run.
     at: float = 0.0
+    #: Times in which the generator could begin nothing that was due.
+    held: list[tuple[float, float]] = field(default_factory=list)
 
 
 class Tally:
-    """Counts chunks in one generator. Times are seconds from ``zero``; what ended before or after ``seconds`` is left out."""
+    """Counts chunks in one generator. Times are seconds from ``zero``.
 
-    def __init__(self, kinds: int, shards: int, writes: list[bool], zero: float, seconds: float) -> None:
+    Rates are of what ended from then on and before ``seconds``. Latencies as well, in a closed loop; in an open one they are
+    those of the operations that were due in that time, or the slowest ones of its end would be none. ``wide`` if there are
+    operations on several shards.
+    """
+
+    def __init__(
+        self, kinds: int, shards: int, writes: list[bool], zero: float, seconds: float, *, wide: bool = False
+    ) -> None:
         self._kinds, self._shards = kinds, shards + 1
+        self._wide = shards if wide else 0
         self._writes = writes
         self._zero, self._seconds = zero, seconds
-        #: When each shard was answered last, and several at once.
+        #: When each shard was answered last, and several at once; since when somebody has waited for an answer that did
+        #: not come since then.
         self._last = np.zeros(shards + 1)
+        self._waiting = [math.inf] * shards
         self._clear()
 
     def _clear(self) -> None:
         self._tables: dict[int, NDArray[np.uint32]] = {}
         self._keys = np.zeros(self._kinds * self._shards, np.int64)
+        self._shard_keys = np.zeros(self._wide, np.int64)
         self._errors: Counter[tuple[int, int, int, str, bool]] = Counter()
-        self._gaps: list[tuple[int, float, float]] = []
+        self._gaps: list[Gap] = []
         self._late: dict[int, int] = {}
 
     def count(self, chunks: Iterable[Chunk]) -> list[Chunk]:
         """Counts what has ended in ``chunks`` since they were counted last; those that have something to come."""
         chunks = list(chunks)
         before = self._last.copy()
+        # The shards of which more is to be known than when each was answered last.
+        unclear: set[int] = set()
         for chunk in chunks:
-            chunk.left, failed = count_chunk(
+            chunk.left, failed, any_after = count_chunk(
                 chunk.ended,
                 chunk.took,
                 chunk.late,
@@ -84,28 +105,40 @@ class Tally:
                 chunk.kinds,
                 chunk.shards,
                 chunk.keys,
+                chunk.spread,
                 self._zero,
                 self._seconds,
                 self._table,
                 self._keys,
+                self._shard_keys,
                 self._last,
                 self._late,
             )
+            if any_after:
+                unclear.update(range(self._shards - 1))
             for number in failed:
-                self._count_error(chunk, number, chunk.ended[number] - self._zero)
-        for shard in np.flatnonzero(self._last[:-1] - before[:-1] >= SILENCE).tolist():
+                self._count_error(chunk, number)
+                unclear.update(chunk.touched(number, self._shards - 1))
+        moved = self._last[:-1] - before[:-1]
+        unclear.update(np.flatnonzero(moved >= SILENCE).tolist())
+        for shard in np.flatnonzero(moved).tolist():
+            if shard not in unclear:
+                self._waiting[shard] = math.inf
+        for shard in unclear:
             self._find_gaps(shard, before[shard], chunks)
         return [chunk for chunk in chunks if chunk.left]
 
     def _table(self, second: int) -> NDArray[np.uint32]:
         if second not in self._tables:
-            self._tables[second] = np.zeros(len(self._keys) * BINS, np.uint32)
+            self._tables[second] = np.zeros((len(self._keys) + self._wide) * BINS, np.uint32)
         return self._tables[second]
 
-    def _count_error(self, chunk: Chunk, index: int, at: float) -> None:
+    def _count_error(self, chunk: Chunk, index: int) -> None:
         kind, error = int(chunk.kinds[index]), chunk.failed[index]
         name = type(error).__name__
-        if name == UNFINISHED:
+        at = chunk.ended[index] - self._zero
+        if name == UNFINISHED or (chunk.late and at - chunk.took[index] < self._seconds):
+            # Of the run, though it ended later: counts as of its last moment.
             at = min(at, self._seconds - 0.5 / _TICKS)
         if 0 <= at < self._seconds:
             unknown = self._writes[kind] and outcome_is_unknown(error)
@@ -113,18 +146,23 @@ class Tally:
 
     def _find_gaps(self, shard: int, last: float, chunks: Iterable[Chunk]) -> None:
         """Looks through what has ended since ``last``, when the shard had been answered before."""
-        # Threads go on while they are counted one after the other: some ended before the last that is counted already.
-        times = sorted(
-            ended - self._zero
+        ends = sorted(
+            (ended - self._zero, ended - self._zero - chunk.took[number], number not in chunk.failed)
             for chunk in chunks
             for number, ended in enumerate(chunk.ended)
-            if chunk.shards[number] == shard
-            and last < ended - self._zero <= self._last[shard]
-            and number not in chunk.failed
+            if ended - self._zero > last and shard in chunk.touched(number, self._shards - 1)
         )
-        for began, until in pairwise([last, *times]):
-            if until - began >= SILENCE:
-                self._gaps.append((shard, began, until))
+        waiting = self._waiting[shard]
+        for at, began, answered in ends:
+            # Threads go on while they are counted one after the other: what came after the last that is counted comes later.
+            if answered and self._last[shard] < at < self._seconds:
+                continue
+            waiting = min(waiting, began)
+            if answered and at < self._seconds:
+                if at - last >= SILENCE:
+                    self._gaps.append((shard, last, at, waiting))
+                last, waiting = at, math.inf
+        self._waiting[shard] = waiting
 
     def take(self, now: float) -> Counts:
         """What was counted since this was last called; ``now`` on the clock of the chunks."""
@@ -133,16 +171,23 @@ class Tally:
             used = np.flatnonzero(table)
             tables.append((second, used, table[used].astype(np.int64)))
         errors = dict(self._errors)
-        taken = Counts(tables, self._keys, errors, self._gaps, Counter(self._late), now - self._zero)
+        taken = Counts(
+            tables, self._keys, self._shard_keys, errors, self._gaps, Counter(self._late), now - self._zero
+        )
         self._clear()
         return taken
 
-    def finish(self, now: float) -> Counts:
-        """The same for the last time: who was not answered at the end counts as silent until then."""
+    def finish(self, now: float, held: Iterable[tuple[float, float]] = ()) -> Counts:
+        """The same for the last time: a shard that answered nobody any more was silent until the end.
+
+        ``held`` are the times, on the clock of the chunks, in which nothing could be begun that was due.
+        """
         for shard, last in enumerate(self._last[:-1].tolist()):
             if self._seconds - last >= SILENCE:
-                self._gaps.append((shard, last, self._seconds))
-        return self.take(now)
+                self._gaps.append((shard, last, self._seconds, self._waiting[shard]))
+        taken = self.take(now)
+        taken.held = [(began - self._zero, until - self._zero) for began, until in held]
+        return taken
 
 
 def _of_bins(bins: Ints) -> Ints:
@@ -154,13 +199,19 @@ def _of_bins(bins: Ints) -> Ints:
 def outcome_is_unknown(error: BaseException) -> bool:
     """True when an exception leaves open whether the server has done what it was asked for.
 
-    slotwise tells by its class; of others, a lost connection and a time-out do not tell. What only read has done nothing.
+    slotwise tells by its class. Of others only a refusal by the server says that nothing was done: after a lost connection,
+    a time-out or an error of the client itself nobody knows. What only read has done nothing.
     """
     if getattr(error, "only_read", False):
         return False
     if isinstance(error, (UnknownOutcomeError, NotSentError)):
         return isinstance(error, UnknownOutcomeError)
-    return any(word in type(error).__name__ for word in ("Connection", "Timeout", "Closing", UNFINISHED))
+    grouped: tuple[BaseException, ...] | None = getattr(error, "exceptions", None)
+    if grouped:
+        return any(map(outcome_is_unknown, grouped))
+    if any(word in type(error).__name__ for word in _LOST):
+        return True
+    return _REFUSED.isdisjoint(each.__name__ for each in type(error).__mro__)
 
 
 def _merged(parts: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
@@ -246,14 +297,22 @@ class Totals:
 
     def __init__(self, kinds: int, shards: int, generators: int) -> None:
         self.kinds, self.shards = kinds, shards
-        #: By second and shard, the number of shards for several at once; by kind and shard.
+        #: By second and shard, the number of shards for several at once; by kind and shard. Those on several by shard.
         self.seconds: dict[tuple[int, int], Cell] = {}
         self.places: dict[tuple[int, int], Cell] = {}
+        self.wide_seconds: dict[tuple[int, int], Cell] = {}
+        self.wide_places: dict[int, Cell] = {}
+        #: What ended in the time: operations and keys, by kind and shard.
+        self.answered = np.zeros((kinds, shards + 1), np.int64)
         self.keys = np.zeros((kinds, shards + 1), np.int64)
+        self.wide_answered = np.zeros(shards, np.int64)
+        self.wide_keys = np.zeros(shards, np.int64)
         self.errors: Counter[tuple[int, int, int, str, bool]] = Counter()
         self.late: Counter[int] = Counter()
+        #: Times in which some generator could begin nothing that was due.
+        self.held: list[tuple[float, float]] = []
         # Of each generator: its gaps by shard, and how far it has counted.
-        self._gaps: list[list[tuple[int, float, float]]] = [[] for _ in range(generators)]
+        self._gaps: list[list[Gap]] = [[] for _ in range(generators)]
         self.at = [0.0] * generators
         # All seconds before it are settled.
         self._settled = 0
@@ -264,11 +323,12 @@ class Totals:
             places, bins = np.divmod(used, BINS)
             for place in np.unique(places).tolist():
                 here = places == place
-                part = bins[here], numbers[here]
                 kind, shard = divmod(place, self.shards + 1)
-                self.seconds.setdefault((second, shard), Cell()).add(*part)
-                self.places.setdefault((kind, shard), Cell()).add(*part)
+                self._add(second, kind, shard, bins[here], numbers[here])
         self.keys += counts.keys.reshape(self.keys.shape)
+        if len(counts.shard_keys):
+            self.wide_keys += counts.shard_keys
+        self.held += counts.held
         self.errors.update(counts.errors)
         self.late.update(counts.late)
         self._gaps[generator] += counts.gaps
@@ -276,9 +336,28 @@ class Totals:
         # What a second is made of takes some 100 kB.
         while self._settled < int(min(self.at)):
             for shard in range(self.shards + 1):
-                if (self._settled, shard) in self.seconds:
-                    self.seconds[self._settled, shard].settle()
+                for cells in (self.seconds, self.wide_seconds):
+                    if (self._settled, shard) in cells:
+                        cells[self._settled, shard].settle()
             self._settled += 1
+
+    def _add(self, second: int, kind: int, shard: int, bins: Ints, numbers: Ints) -> None:
+        # After all kinds come those on several shards once more, by shard.
+        is_wide = kind == self.kinds
+        if second != AFTER:
+            seconds, answered = (
+                (self.wide_seconds, self.wide_answered) if is_wide else (self.seconds, self.answered[kind])
+            )
+            answered[shard] += numbers.sum()
+            # What was due before the first second is in the tables of -1 - second.
+            seconds.setdefault((max(second, -1 - second), shard), Cell()).add(bins, numbers)
+        if second >= 0:
+            cell = (
+                self.wide_places.setdefault(shard, Cell())
+                if is_wide
+                else self.places.setdefault((kind, shard), Cell())
+            )
+            cell.add(bins, numbers)
 
     def cell(self, cells: Iterable[Cell | None]) -> Cell:
         """Several as one."""
@@ -292,17 +371,29 @@ class Totals:
         """All that was answered in a second."""
         return self.cell(self.seconds.get((second, shard)) for shard in range(self.shards + 1))
 
+    def of_shard(self, second: int, shard: int) -> Cell:
+        """What a shard had to do with in a second, alone or with others."""
+        return self.cell((self.seconds.get((second, shard)), self.wide_seconds.get((second, shard))))
+
     def silences(self, shard: int) -> list[tuple[float, float]]:
-        """When no generator was answered by a shard."""
-        common: list[tuple[float, float]] | None = None
+        """When no generator was answered by a shard, and one waited for it."""
+        common: list[Gap] | None = None
         for gaps in self._gaps:
-            mine = [(began, ended) for of, began, ended in gaps if of == shard]
-            common = mine if common is None else _intersections(common, mine)
-        return [(began, ended) for began, ended in common or () if ended - began >= SILENCE]
+            mine = [gap for gap in gaps if gap[0] == shard]
+            common = mine if common is None else list(_intersections(common, mine))
+        found = ((max(began, waiting), ended) for _, began, ended, waiting in common or ())
+        return [(began, ended) for began, ended in found if ended - began >= SILENCE]
 
 
-def _intersections(
-    ours: list[tuple[float, float]], theirs: list[tuple[float, float]]
-) -> list[tuple[float, float]]:
-    pairs = ((max(a, c), min(b, d)) for a, b in ours for c, d in theirs)
-    return [(began, ended) for began, ended in pairs if began < ended]
+def _intersections(ours: list[Gap], theirs: list[Gap]) -> Iterator[Gap]:
+    """Both in the order of their times, none of which overlap."""
+    left, right = iter(ours), iter(theirs)
+    a, b = next(left, None), next(right, None)
+    while a is not None and b is not None:
+        began, ended = max(a[1], b[1]), min(a[2], b[2])
+        if began < ended:
+            yield a[0], began, ended, min(a[3], b[3])
+        if a[2] < b[2]:
+            a = next(left, None)
+        else:
+            b = next(right, None)

@@ -147,7 +147,8 @@ class _Generator:
         if plan.workload.pipeline > 1:
             # All of them count as the first kind.
             writes = [any(writes)] * len(writes)
-        return span, Tally(len(writes), plan.shards, writes, zero, plan.duration)
+        tally = Tally(len(writes), plan.shards, writes, zero, plan.duration, wide=plan.workload.wide)
+        return span, tally
 
     def _arrivals(self, span: Span, caller: int = 0) -> Callable[[int], list[float]] | None:
         plan = self._plan
@@ -195,7 +196,7 @@ class _Generator:
             finally:
                 telling.cancel()
             feed.count()
-            self._connection.send(tally.finish(clock()))
+            self._connection.send(tally.finish(clock(), feed.held))
             # From now on the end of the connection is no reason to hurry.
             working = False
             self._connection.send(Done())
@@ -222,7 +223,8 @@ class _Generator:
     def _idle_feed(self, nothing: Callable[..., Any]) -> tuple[Feed, Tally, int]:
         """Whole chunks, and how many operations those are."""
         kinds = len(self._plan.workload.mix)
-        tally = Tally(kinds, self._plan.shards, [False] * kinds, clock(), 60)
+        workload = self._plan.workload
+        tally = Tally(kinds, self._plan.shards, [False] * kinds, clock(), 60, wide=workload.wide)
         stream = self._stream(dict.fromkeys([*KINDS, "setex", "pipeline"], nothing))
         operations = max(1, _IDLE_KEYS // SIZE) * stream.size
         return Feed(stream, tally, most=operations), tally, operations
@@ -253,7 +255,8 @@ class _Generator:
                     self._connection.send(tally.take(told))
             callers.join()
             callers.count(tally)
-            self._connection.send(tally.finish(clock()))
+            held = [span for feed in self._feeds for span in feed.held]
+            self._connection.send(tally.finish(clock(), held))
             self._connection.send(Done())
 
     def _measure_threads(self) -> float:

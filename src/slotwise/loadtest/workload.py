@@ -102,6 +102,11 @@ class Workload:
             raise ValueError("keys need a prefix, by which they are known and deleted afterwards")
 
     @property
+    def wide(self) -> bool:
+        """Whether operations have keys on several shards."""
+        return self.pipeline > 1 or "mget" in self.mix
+
+    @property
     def families(self) -> list[Family]:
         """Those that the mix needs."""
         return [family for family in Family if any(KINDS[kind].family is family for kind in self.mix)]
