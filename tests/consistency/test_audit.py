@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from itertools import compress
 from typing import Any
 
 import pytest
@@ -13,11 +15,12 @@ from benchmarks.consistency.faults import LASTING, MENDABLE, Expected, Injector,
 from slotwise import RedisCluster
 from slotwise._slots import key_slot
 from slotwise.consistency import walks
-from slotwise.consistency.auditing import audit
+from slotwise.consistency.auditing import Audit, Options, audit
 from slotwise.consistency.digests import LARGE_BYTES
 from slotwise.consistency.nodes import Wire
 from slotwise.consistency.repair import Mender
 from slotwise.consistency.suspects import Suspects
+from slotwise.consistency.walks import Places
 from slotwise.local import LocalCluster, LocalNode
 
 
@@ -593,6 +596,47 @@ def test_a_sample(client: RedisCluster, inject: Injector) -> None:
     report = audit(client, sample=100_000)
     assert report.keys == 5_008
     assert inject.found(report) == inject.expected
+
+
+def test_a_sample_is_random(faulty_cluster: LocalCluster, client: RedisCluster) -> None:
+    """Where each slot has its own table, most random cursors led to the first slot of the node."""
+    pipe = client.pipeline()
+    for n in range(3_000):
+        pipe.set(f"key:{n}", n)
+    for n in range(500):
+        pipe.set(f"{{tag}}:{n}", n)
+    pipe.execute()
+    share = 100
+    options = Options("*", 3 * share, False, None, 2.0, 5.0, 5.0, 250, 10)
+    for node in faulty_cluster.primaries:
+        # As if it were one of an audit that looks at so many.
+        looking = Audit(client, options, None, None, threading.Event())
+        wire = looking.wire(client.get_node(node.host, node.port))
+        size = int(wire.call("DBSIZE"))
+        drawn: Counter[bytes] = Counter()
+        rounds = 5 * size // share
+        for _ in range(rounds):
+            places = Places(looking, wire, share, size)
+            while not places.done:
+                cursor, keys = wire.call("SCAN", places.cursor, "COUNT", places.count)
+                drawn.update(compress(keys, places.scanned(int(cursor), keys)))
+        wire.close()
+        # Five times on average, so one key in 150 not at all; some follow one another, so luck has its part.
+        assert len(drawn) > 0.95 * size
+        assert max(drawn.values()) <= rounds
+        tagged = sum(count for key, count in drawn.items() if key.startswith(b"{tag}"))
+        if tagged:
+            assert 0.7 < tagged / drawn.total() / (500 / size) < 1.3
+
+
+def test_a_sample_has_no_key_twice(client: RedisCluster, inject: Injector) -> None:
+    for n in range(100):
+        inject.missing(f"fault:{n}")
+    for _ in range(3):
+        report = audit(client, sample=60)
+        assert 60 <= report.keys <= 100
+        assert report.counts == {"missing": report.keys}
+        assert len({finding.key for finding in report.findings}) == report.keys
 
 
 def test_a_rate(client: RedisCluster, inject: Injector) -> None:

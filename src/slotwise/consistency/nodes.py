@@ -17,13 +17,15 @@ from redis.cluster import ClusterNode
 from redis.exceptions import ConnectionError, NoScriptError, RedisError, ResponseError
 
 from slotwise._slots import key_slot
-from slotwise.consistency.digests import DETAILS, LATER, Look, Script, looks
+from slotwise.consistency.digests import COUNTS, DETAILS, LATER, Look, Script, looks
 
 SLOTS = 16_384
 #: What a node that is down, silent or restarting raises.
 FAILURES = (RedisError, OSError)
 #: Keys in one call of a script, where the client decides.
 AT_ONCE = 250
+# Slots whose keys one script counts.
+_COUNTED = 2_048
 #: Seconds between two questions of a replica that is waited for.
 _POLL = 0.005
 
@@ -38,6 +40,13 @@ def _pack(*command: Argument) -> bytes:
 def _fields(info: bytes) -> dict[str, str]:
     lines = info.decode("utf-8", "replace").splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line and line[0] != "#")
+
+
+def _has_tables(server: dict[str, str]) -> bool:
+    """Since Redis 7.4 and Valkey 8.0, which still calls itself Redis 7.2.4 as well."""
+    name, first = ("valkey_version", (8, 0)) if "valkey_version" in server else ("redis_version", (7, 4))
+    major, minor = server[name].split(".")[:2]
+    return (int(major), int(minor)) >= first
 
 
 _INFO_SERVER, _READONLY, _ASKING = _pack("INFO", "server"), _pack("READONLY"), _pack("ASKING")
@@ -94,6 +103,8 @@ class Wire:
             self.run_id = server["run_id"]
             #: Whether the server tells expiry as a point of time; the scripts' first argument.
             self.exact = 1 if int(server["redis_version"].partition(".")[0]) >= 7 else 0
+            #: Whether each slot has a table of its own there, and a SCAN cursor's low 14 bits are the slot.
+            self.tables = _has_tables(server)
             with contextlib.suppress(ResponseError):
                 self._talk(_READONLY)
         except BaseException:
@@ -218,6 +229,13 @@ class Wire:
         """Raises RedisError if the node answers for no key, because slots are not served or it sees no majority."""
         if b"cluster_state:ok" not in self.call("CLUSTER", "INFO"):
             raise RedisError("it answers for no key: by its CLUSTER INFO the cluster is down")
+
+    def counts(self) -> list[int]:
+        """How many keys each slot has here, whoever owns it."""
+        counts: list[int] = []
+        for start in range(0, SLOTS, _COUNTED):
+            counts += map(int, self.run(COUNTS, *range(start, start + _COUNTED)).split(b","))
+        return counts
 
     def view(self) -> View:
         text = self.call("CLUSTER", "NODES").decode("utf-8", "replace")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from slotwise.consistency.digests import DIGITS, EXISTS, LOOK, SCAN
-from slotwise.consistency.nodes import FAILURES, Wire
+from slotwise.consistency.nodes import FAILURES, SLOTS, Wire
 from slotwise.consistency.suspects import Suspects
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ _REMARKABLE = frozenset(b"B.du?")
 class Places:
     """The cursors from which a walk scans: one after the other, or at random until it has its share of a sample."""
 
+    # Of a sample: the keys that it has, and how many keys slots up to each have, where each slot has its own table.
+    _seen: set[bytes]
+    _keys_up_to: list[int]
+
     def __init__(self, audit: Audit, wire: Wire, share: int, keys: int) -> None:
         self._state = audit.state(wire)
         # A sample of everything is everything.
@@ -39,26 +45,38 @@ class Places:
         self.count = audit.options.batch if self._left is None else min(_HANDFUL, audit.options.batch)
         self.done: bool = self._state["done"]
         #: Where to scan next.
-        self.cursor: int = self._state["cursor"] if self._left is None else _anywhere()
+        self.cursor: int = self._state["cursor"]
+        if self._left is not None:
+            self._seen = set()
+            self._keys_up_to = list(accumulate(wire.counts())) if wire.tables else []
+            self.cursor = self._anywhere()
 
-    def scanned(self, cursor: int, keys: int) -> None:
-        """A scan has come back, with where it would go on."""
+    def scanned(self, cursor: int, keys: Sequence[bytes]) -> Sequence[bool]:
+        """A scan has come back, with where it would go on. Which of its keys are not in the sample yet."""
         if self._left is None:
             self.cursor = cursor
             self.done = cursor == 0
-            return
-        self._left -= keys
-        self._in_vain = 0 if keys else self._in_vain + 1
-        self.cursor = _anywhere()
+            return [True] * len(keys)
+        fresh = [key not in self._seen for key in keys]
+        self._seen.update(keys)
+        self._left -= sum(fresh)
+        self._in_vain = 0 if any(fresh) else self._in_vain + 1
+        self.cursor = self._anywhere()
         self.done = self._left <= 0 or self._in_vain > _IN_VAIN
+        return fresh
+
+    def _anywhere(self) -> int:
+        """A random cursor, from which each key is as likely to come as any other."""
+        somewhere = random.getrandbits(48)
+        if not self._keys_up_to or not self._keys_up_to[-1]:
+            return somewhere
+        # Of all slots most are other nodes', and from those a scan goes on to the same few keys always.
+        slot = bisect_right(self._keys_up_to, random.randrange(self._keys_up_to[-1]))
+        return somewhere - somewhere % SLOTS + slot
 
     def keep(self) -> None:
         """All before is looked at to the end: a later audit may go on from here."""
         self._state.update(cursor=self.cursor, done=self.done)
-
-
-def _anywhere() -> int:
-    return random.getrandbits(48)
 
 
 class PrimaryWalk:
@@ -88,8 +106,10 @@ class PrimaryWalk:
         self._ask(primary, places)
         while True:
             cursor, keys, letters, digests, times, size = primary.receive()
-            places.scanned(int(cursor), len(keys))
             audit.throttle.take(len(keys))
+            fresh = places.scanned(int(cursor), keys)
+            if not all(fresh):
+                keys, letters, digests, times = _only(fresh, keys, letters, digests, times)
             asked = self._ask_replicas(keys)
             goes_on = not places.done and not audit.stop.is_set()
             if goes_on:
@@ -176,6 +196,19 @@ def _times(text: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array(text.split(b","), np.float64)
 
 
+def _only(
+    wanted: Sequence[bool], keys: list[bytes], letters: bytes, digests: bytes, times: bytes
+) -> tuple[list[bytes], bytes, bytes, bytes]:
+    """What a script tells, of some of the keys."""
+    each = (digests[i : i + DIGITS] for i in range(0, len(digests), DIGITS))
+    return (
+        list(compress(keys, wanted)),
+        bytes(compress(letters, wanted)),
+        b"".join(compress(each, wanted)),
+        b",".join(compress(times.split(b","), wanted)),
+    )
+
+
 def _differing(letters: bytes, digests: bytes, others: bytes, their_digests: bytes) -> Iterator[int]:
     for i in range(len(letters)):
         here = slice(DIGITS * i, DIGITS * (i + 1))
@@ -221,8 +254,8 @@ class ReplicaWalk:
             except FAILURES as error:
                 audit.fail(wire.name, error)
                 return
-            places.scanned(int(cursor), len(keys))
             audit.replica_throttle.take(len(keys))
+            keys = list(compress(keys, places.scanned(int(cursor), keys)))
             if keys:
                 try:
                     there = primary.run(EXISTS, *keys)
