@@ -16,6 +16,7 @@ from slotwise.errors import UnknownOutcomeError
 from slotwise.routing.retry import RetryBudget
 from slotwise.testing.scripted import ScriptedCluster
 from tests.asyncio.loops import run
+from tests.sync.test_retries import UNBLOCKED
 
 
 @pytest.fixture
@@ -51,6 +52,31 @@ def test_a_write_that_was_repeated_in_vain_is_unknown(scripted: ScriptedCluster)
 
     run(main)
     assert node.count("INCRBY") == 3
+
+
+@pytest.mark.parametrize("batch", [False, True], ids=["call", "pipeline"])
+def test_a_wait_that_a_failover_ended_begins_anew(scripted: ScriptedCluster, batch: bool) -> None:
+    node = scripted.nodes[0]
+    node.expect("BLPOP").error(UNBLOCKED)
+    node.expect("BLPOP").reply([b"q", b"v"])
+    node.expect("BLPOP").often().error("UNBLOCKED client unblocked via CLIENT UNBLOCK")
+
+    async def main() -> None:
+        async with RedisCluster.from_url(scripted.url, retry=Retry(NoBackoff(), 3)) as client:
+
+            async def pop() -> Any:
+                return (
+                    (await client.pipeline().blpop("q", 1).execute())[0]
+                    if batch
+                    else await client.blpop("q", 1)
+                )
+
+            assert await pop() == (b"q", b"v")
+            with pytest.raises(redis.ResponseError, match="CLIENT UNBLOCK"):
+                await pop()
+
+    run(main)
+    assert node.count("BLPOP") == 3
 
 
 @pytest.mark.parametrize("batch", [False, True], ids=["call", "pipeline"])

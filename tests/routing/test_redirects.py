@@ -40,6 +40,23 @@ def test_step_after_an_error(text: str, expected: Next) -> None:
     assert after_error(text, "asked") == expected
 
 
+UNBLOCKED = "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)"
+
+
+@pytest.mark.parametrize(
+    ("text", "waited", "expected"),
+    [
+        (UNBLOCKED, True, Step.REFRESH),
+        # A module may have begun to write.
+        (UNBLOCKED, False, Step.GIVE_UP),
+        ("UNBLOCKED client unblocked via CLIENT UNBLOCK", True, Step.GIVE_UP),
+        ("UNBLOCKED", True, Step.GIVE_UP),
+    ],
+)
+def test_step_after_a_wait_that_was_ended(text: str, waited: bool, expected: Step) -> None:
+    assert after_error(text, "asked", waited=waited) == Next(expected)
+
+
 def test_remap_is_applied_to_what_the_cluster_says() -> None:
     def outside(address: tuple[str, int]) -> tuple[str, int]:
         return ("outside", address[1] + 1)

@@ -37,6 +37,53 @@ def test_a_write_that_was_repeated_in_vain_is_unknown(
     assert node.count("INCRBY") == 3
 
 
+UNBLOCKED = "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)"
+
+
+def test_a_wait_that_a_failover_ended_begins_anew(
+    scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
+) -> None:
+    for command, reply in (("BLPOP", [b"q", b"v"]), ("XREAD", {b"s": []})):
+        for _ in range(2):
+            node.expect(command).error(UNBLOCKED)
+            node.expect(command).reply(reply)
+    client = make_client(scripted, retry=Retry(NoBackoff(), 3))
+    assert client.blpop("q", 1) == client.pipeline().blpop("q", 1).execute()[0] == (b"q", b"v")
+    assert client.xread({"s": "$"}, block=1) == client.pipeline().xread({"s": "$"}, block=1).execute()[0]
+
+
+def test_a_wait_begins_anew_only_so_often(
+    scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
+) -> None:
+    node.expect("BLPOP").often().error(UNBLOCKED)
+    client = make_client(scripted, retry=Retry(NoBackoff(), 2))
+    for call in (client.blpop, lambda *args: client.pipeline().blpop(*args).execute()):
+        with pytest.raises(redis.ResponseError, match="UNBLOCKED"):
+            call("q", 1)
+    assert node.count("BLPOP") == 6
+
+
+def test_a_wait_that_somebody_ended_does_not_begin_anew(
+    scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
+) -> None:
+    node.expect("BLPOP").error("UNBLOCKED client unblocked via CLIENT UNBLOCK")
+    with pytest.raises(redis.ResponseError, match="CLIENT UNBLOCK"):
+        make_client(scripted).blpop("q", 1)
+    assert node.count("BLPOP") == 1
+
+
+def test_what_may_have_begun_to_write_is_not_repeated(
+    scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient
+) -> None:
+    """Commands of modules are sent away as well while another thread of the server executes them."""
+    node.expect("FCALL").often().error(UNBLOCKED)
+    client = make_client(scripted)
+    for call in (client.fcall, lambda *args: client.pipeline().fcall(*args).execute()):
+        with pytest.raises(redis.ResponseError, match="UNBLOCKED"):
+            call("f", 1, "a")
+    assert node.count("FCALL") == 2
+
+
 @pytest.mark.parametrize("batch", [False, True], ids=["call", "pipeline"])
 def test_no_try_begins_after_the_retry_timeout(
     scripted: ScriptedCluster, node: ScriptedNode, make_client: MakeClient, batch: bool

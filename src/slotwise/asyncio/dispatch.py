@@ -205,6 +205,7 @@ class Dispatch(redis.asyncio.RedisCluster):
             remap=self.nodes_manager.address_remap,
             retry_writes=policy.retry_writes,
             may_repeat=self._may_repeat,
+            waits=own is Own.EXCLUSIVE,
             outcome=outcome,
         )
         done: Outcome | None = None

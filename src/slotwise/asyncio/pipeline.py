@@ -337,6 +337,10 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
             found = find(self._queue.call(index))
             return found is not None and found[0].repeatable
 
+        def waits(index: int) -> bool:
+            found = find(self._queue.call(index))
+            return found is not None and own_of(found[0], self._queue.call(index)) is Own.EXCLUSIVE
+
         policy = client._retry_policy()
         pause_after = policy.pauses(time.monotonic)
 
@@ -357,6 +361,7 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
                 first_failure=not failed_times,
                 retry_writes=policy.retry_writes,
                 may_repeat=client._may_repeat,
+                waits=waits,
             )
             errors.update(verdict.errors)
             for index in verdict.nested:

@@ -117,13 +117,15 @@ def judge(
     closed: bool = False,
     retry_writes: RetryWrites = "safe",
     may_repeat: Callable[[], bool] = lambda: True,
+    waits: Callable[[int], bool] = lambda index: False,
 ) -> Verdict:
     """Sorts the ``troubled`` commands; what was answered plainly is never among them, so it is never sent again.
 
-    ``asked(i)`` is the node that command i went to, ``repeatable(i)`` whether it may be executed twice. Of these two each is
-    asked once at the most: ``next_pause()``, the seconds to wait before what failed goes again, None when it does not; and
-    ``may_repeat()``, the retry budget, for all that may have been executed and go again: it counts a batch as one call. It is
-    not asked when connections were lost for the first time.
+    ``asked(i)`` is the node that command i went to, ``repeatable(i)`` whether it may be executed twice, ``waits(i)`` whether
+    it waits at the server and has done nothing until then. Of these two each is asked once at the most: ``next_pause()``,
+    the seconds to wait before what failed goes again, None when it does not; and ``may_repeat()``, the retry budget, for
+    all that may have been executed and go again: it counts a batch as one call. It is not asked when connections were lost
+    for the first time.
     """
     verdict = Verdict()
     next_pause, may_repeat = functools.cache(next_pause), functools.cache(may_repeat)
@@ -135,7 +137,8 @@ def judge(
             verdict.errors[index] = reply
         elif type(reply) is ServerError:
             where = asked(index)
-            step = after_error(reply.text, where.host if where is not None else "", remap)
+            host = where.host if where is not None else ""
+            step = after_error(reply.text, host, remap, waited=waits(index) or repeatable(index))
             if step.step is Step.GIVE_UP:
                 verdict.errors[index] = parse_error(reply.text)
             elif step.step is Step.REFRESH:

@@ -90,6 +90,7 @@ def converse(
     closed: Callable[[], bool] = lambda: False,
     retry_writes: RetryWrites = "safe",
     may_repeat: Callable[[], bool] = lambda: True,
+    waits: bool = False,
     outcome: Outcome | None = None,
 ) -> Generator[Do, Outcome | None, Any]:
     """Follows one call through redirects and failures, to the node of its slot or to ``pinned`` and no other.
@@ -97,7 +98,8 @@ def converse(
     ``outcome`` is what the first try got, when a short way made it. ``pause_after(n)`` are the seconds before try n + 1,
     None when there is no time for it. ``may_repeat()``, the retry budget, is asked before a command is sent again that a
     node may have executed: not after an error reply, and not when a connection was lost for the first time, which all
-    calls on it notice at once. A client that is ``closed()`` sends nothing again.
+    calls on it notice at once. A client that is ``closed()`` sends nothing again. A command that ``waits`` at the server
+    has done nothing until then.
     """
     target, primary = pinned, False
     asking = False
@@ -134,7 +136,8 @@ def converse(
             continue
         if type(reply) is not ServerError:
             return reply
-        step = after_error(reply.text, asked.host if asked is not None else "", remap)
+        host = asked.host if asked is not None else ""
+        step = after_error(reply.text, host, remap, waited=waits or repeatable)
         if step.step is Step.GIVE_UP:
             raise parse_error(reply.text)
         if redirects >= REDIRECTS_MAX:

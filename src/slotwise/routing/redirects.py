@@ -55,8 +55,9 @@ _BY_CODE = {
 }
 
 
-def after_error(text: str, asked: str, remap: Remap | None = None) -> Next:
-    """The step after the error reply ``text`` of the node at host ``asked``.
+def after_error(text: str, asked: str, remap: Remap | None = None, *, waited: bool = False) -> Next:
+    """The step after the error reply ``text`` of the node at host ``asked``; ``waited``: to a command that waits at the
+    server until it can be executed, or that may be executed twice.
 
     ``MOVED 3999 127.0.0.1:6381`` and ``ASK 3999 127.0.0.1:6381`` name the slot and where to go; an empty host is the
     one that was asked. None of these commands was executed, so sending it again is always safe. One that names no slot
@@ -73,6 +74,9 @@ def after_error(text: str, asked: str, remap: Remap | None = None) -> Next:
         except ValueError:
             return _GIVE_UP
         return Next(Step.GO if code == "MOVED" else Step.ASK, int(slot), address)
+    if code == "UNBLOCKED" and waited and "instance state changed" in rest:
+        # The node is a primary no more. CLIENT UNBLOCK with ERROR has other words, and is what somebody wanted.
+        return Next(Step.REFRESH)
     return _BY_CODE.get(code, _GIVE_UP)
 
 

@@ -192,6 +192,7 @@ class Dispatcher:
             closed=lambda: self.nodes.closed,
             retry_writes=self.policy.retry_writes,
             may_repeat=self._may_repeat,
+            waits=own is Own.EXCLUSIVE,
             outcome=first,
         )
         started = time.monotonic()
@@ -467,6 +468,10 @@ class Dispatcher:
             found = find(queue.call(index))
             return found is not None and found[0].repeatable
 
+        def waits(index: int) -> bool:
+            found = find(queue.call(index))
+            return found is not None and own_of(found[0], queue.call(index)) is Own.EXCLUSIVE
+
         def next_pause() -> float | None:
             left = redirections and failed_times < self.policy.retries
             return pause_after(failed_times + 1) if left else None
@@ -485,6 +490,7 @@ class Dispatcher:
                 closed=nodes.closed,
                 retry_writes=self.policy.retry_writes,
                 may_repeat=self._may_repeat,
+                waits=waits,
             )
             for index, error in verdict.errors.items():
                 options = queue.options.get(index, {})
