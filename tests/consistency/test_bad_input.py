@@ -76,6 +76,11 @@ BAD: dict[str, tuple[Put, type[Exception] | None, type[Exception] | None]] = {
         DamagedValueError,
         None,
     ),
+    "msgpack with a map as a key": (
+        lambda raw, key: raw.set(key, seal(Version(1), 1 << CODEC_SHIFT, b"\x81\x81\x01\x02\x03")),
+        DamagedValueError,
+        None,
+    ),
     "from the far future": (lambda raw, key: raw.set(key, seal(FAR, 0, b"far")), None, VersionDriftError),
     "list": (lambda raw, key: raw.rpush(key, "a"), NotAValueError, NotAValueError),
     "hash": (lambda raw, key: raw.hset(key, "a", "b"), NotAValueError, NotAValueError),

@@ -74,7 +74,21 @@ def test_raw_values(make_store: MakeStore, key: str, value: Any, read: bytes) ->
     assert store.get_many([key]) == {key: read}
 
 
-@pytest.mark.parametrize("value", [None, True, 12, "text", b"bytes", [1, "two", None], {"a": {1: [b"b"]}}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        12,
+        "text",
+        b"bytes",
+        [1, "two", None],
+        {"a": {1: [b"b"]}},
+        # In msgpack there are no tuples.
+        {(1, 2): "x"},
+        {"a": [{(("b", 1), ()): [1, {(3,): [4]}]}]},
+    ],
+)
 def test_msgpack_values(make_store: MakeStore, key: str, value: Any) -> None:
     store = make_store(codec="msgpack")
     assert store.set(key, value)

@@ -120,9 +120,21 @@ def _unpack(payload: bytes) -> Any:
     import msgpack
 
     try:
-        return msgpack.unpackb(payload, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException) as error:
+        try:
+            return msgpack.unpackb(payload, strict_map_key=False)
+        except TypeError:
+            # A map with keys that were tuples: they come as lists, which cannot be keys.
+            return msgpack.unpackb(payload, strict_map_key=False, object_pairs_hook=_with_tuples)
+    except (TypeError, ValueError, msgpack.UnpackException) as error:
         _damaged(error)
+
+
+def _with_tuples(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    return {_tuple(key): value for key, value in pairs}
+
+
+def _tuple(key: Any) -> Any:
+    return tuple(map(_tuple, key)) if type(key) is list else key
 
 
 def _compress(payload: bytes) -> bytes:
