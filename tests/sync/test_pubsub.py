@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
+from redis.event import AfterSlotsCacheRefreshEvent, EventListenerInterface
 
 from slotwise import key_slot
 from slotwise.errors import AuthenticationError, ConnectionError, MaxConnectionsError, RedisError
@@ -59,6 +60,13 @@ def until(get: Callable[..., Any], wanted: Callable[[Any], bool]) -> list[Any]:
 
 def kind(*kinds: str) -> Callable[[Any], bool]:
     return lambda message: message["type"] in kinds
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def numbers(messages: list[Any]) -> list[int]:
@@ -413,6 +421,69 @@ def test_shard_unsubscribe_that_is_taken_back(pair: ScriptedCluster, make_client
         pubsub.ssubscribe("a")
         until(pubsub.get_sharded_message, kind("ssubscribe"))
         assert list(pubsub.shard_channels) == [b"a"]
+
+
+def test_calls_and_refreshes_go_on_while_somebody_subscribes(make_client: MakeClient) -> None:
+    """At a node that hangs: the connection is accepted, and nothing is answered."""
+    with ScriptedCluster(3, store=True) as cluster:
+        first, hung, third = cluster.nodes
+        channels = {cluster.owner_of(key_slot(name)): name for name in map(str, range(100))}
+        for node in (first, third):
+            node.expect("SSUBSCRIBE").often().send(b"")
+            node.expect("SUNSUBSCRIBE").often().send(b"")
+        hung.expect("HELLO").often().half_open()
+        client = make_client(cluster, socket_timeout=PATIENCE, topology_refresh_min_interval=0.1)
+        client.set(channels[first], 1)
+        client.get(channels[third])
+        with client.pubsub() as pubsub:
+            pubsub.ssubscribe(channels[first])
+            subscriber = background(pubsub.ssubscribe, channels[hung])
+            eventually(lambda: pubsub.node_pubsub_mapping.get(f"127.0.0.1:{hung.port}"))
+            published = client.nodes_manager.knowledge.published
+            slot = key_slot(channels[first])
+            cluster.move_slots(slot, slot, third)
+            moved = background(client.get, channels[first])
+            assert moved.result(PATIENCE / 4) == b"1"
+            eventually(lambda: client.nodes_manager.knowledge.published > published)
+            cluster.move_slots(0, 0, third)
+            refreshed = background(client.nodes_manager.initialize)
+            refreshed.result(PATIENCE / 4)
+            assert not subscriber.done()
+            hung.drop_connections()
+            subscriber.exception(PATIENCE)
+
+
+def test_many_changes_are_followed_once(pair: ScriptedCluster, make_client: MakeClient) -> None:
+    pair.nodes[1].expect("SSUBSCRIBE", "a").send(b"")
+    with make_client(pair).pubsub() as pubsub:
+        pubsub.ssubscribe("a")
+        times: list[None] = []
+        pubsub.reinitialize_shard_subscriptions = lambda: times.append(None)  # type: ignore[method-assign]
+        with pubsub._shard_state_lock:
+            for _ in range(10):
+                background(pubsub.on_slots_changed).result(PATIENCE)
+        eventually(lambda: times)
+        pubsub.on_slots_changed()
+        assert pubsub._worker is not None
+        pubsub._worker.shutdown()
+        assert len(times) == 2
+
+
+def test_listeners_hold_nobody_up(pair: ScriptedCluster, make_client: MakeClient) -> None:
+    class Listener(EventListenerInterface):
+        def listen(self, event: object) -> None:
+            if not told:
+                told.append(event)
+                background(client.nodes_manager.initialize).result(PATIENCE)
+                told.append(event)
+
+    told: list[object] = []
+    client = make_client(pair)
+    dispatcher = client.nodes_manager._event_dispatcher
+    dispatcher.register_listeners({AfterSlotsCacheRefreshEvent: [Listener()]})
+    pair.move_slots(0, 0, pair.nodes[1])
+    client.nodes_manager.initialize()
+    assert len(told) == 2
 
 
 @pytest.mark.parametrize("end", ["unsubscribe", "reset"])

@@ -441,12 +441,19 @@ class NodesManager(redis.cluster.NodesManager):
         """How many nodes the topology has."""
         return len(self.nodes_cache)
 
-    @holding("_initialization_lock")
     def _ask_and_publish(
         self, published: int, first: Iterable[Address], last: set[str], timeout: float | None
     ) -> None:
+        if self._ask_once(published, first, last, timeout):
+            self._tell()
+
+    @holding("_initialization_lock")
+    def _ask_once(
+        self, published: int, first: Iterable[Address], last: set[str], timeout: float | None
+    ) -> bool:
+        """Whether there were news, which are published now."""
         if published != self.knowledge.published:
-            return
+            return False
         self.reset()
         known = [*self.startup_nodes.values(), *self.nodes_cache.values(), *self._seeds.values()]
         others = [Address(node.host, int(node.port)) for node in known]
@@ -454,10 +461,11 @@ class NodesManager(redis.cluster.NodesManager):
         topology: Topology | None = self._drive(
             inquire(self.knowledge, candidates(first, others, last | self._unreachable())), timeout
         )
-        if topology is not None:
-            for pool in self._publish(topology):
-                pool.disconnect(inuse_connections=False)
-            self._tell()
+        if topology is None:
+            return False
+        for pool in self._publish(topology):
+            pool.disconnect(inuse_connections=False)
+        return True
 
     def _drive(self, steps: Ask, timeout: float | None) -> Any:
         """Asks over connections of its own: nobody's replies wait behind it. ``timeout`` in seconds, None for those of
@@ -556,6 +564,7 @@ class NodesManager(redis.cluster.NodesManager):
         return True
 
     def _tell(self) -> None:
+        """Tells the listeners, among them subscribers. No lock is held: nobody knows what listeners wait for."""
         try:
             self._event_dispatcher.dispatch(AfterSlotsCacheRefreshEvent())
         except Exception:

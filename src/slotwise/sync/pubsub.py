@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import redis.cluster
 from redis.client import PubSub
 from redis.cluster import ClusterNode
 
+from slotwise._locks import holding
 from slotwise.errors import AskError, ConnectionError, TimeoutError
 from slotwise.routing.conversation import FINAL
 from slotwise.routing.gaps import Gaps, Message, OnGap
@@ -198,6 +201,10 @@ class ClusterPubSub(PlainChannels, ShardChannels, _Watched, redis.cluster.Cluste
         self._renewing = False
         # Rotates, so that no node's messages keep those of others waiting.
         self._turn = 0
+        # Makes the subscriptions of moved slots anew; and whether that has been asked for and has not begun.
+        self._worker: ThreadPoolExecutor | None = None
+        self._wanted = False
+        self._worker_lock = threading.RLock()
         options["event_dispatcher"] = options.get("event_dispatcher") or PubSubEvents()
         super().__init__(redis_cluster, node, host, port, **options)
         # The user has chosen the node.
@@ -298,6 +305,7 @@ class ClusterPubSub(PlainChannels, ShardChannels, _Watched, redis.cluster.Cluste
     def reset(self) -> None:
         """Ends all subscriptions, without waiting for the nodes to confirm it."""
         super().reset()
+        self._end_worker()
         self.gaps.clear()
         self.shard_gaps.clear()
 
@@ -356,6 +364,42 @@ class ClusterPubSub(PlainChannels, ShardChannels, _Watched, redis.cluster.Cluste
             names -= self._forget_at("", names)
             if names:
                 super().sunsubscribe(*names)
+
+    def on_slots_changed(self) -> None:
+        """redis-py's, which never waits for one who subscribes: calls that meet MOVED come here, and the refresher."""
+        if self.shard_channels:
+            self._want_worker()
+
+    @holding("_worker_lock")
+    def _want_worker(self) -> None:
+        if self._wanted:
+            return
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix="slotwise-pubsub")
+        # First: a signal handler that comes here meanwhile must not submit as well.
+        self._wanted = True
+        try:
+            future = self._worker.submit(self._work)
+        except BaseException:
+            self._wanted = False
+            raise
+        future.add_done_callback(self._log_reconcile_future_exception)
+
+    def _work(self) -> None:
+        """The worker's part: what changes from now on is worth another time."""
+        with self._shard_state_lock:
+            self._begin_work()
+            self.reinitialize_shard_subscriptions()
+
+    @holding("_worker_lock")
+    def _begin_work(self) -> None:
+        self._wanted = False
+
+    @holding("_worker_lock")
+    def _end_worker(self) -> None:
+        worker, self._worker, self._wanted = self._worker, None, False
+        if worker is not None:
+            worker.shutdown(wait=False, cancel_futures=True)
 
     def _part_from(self, pubsub: _NodePubSub) -> None:
         """Gives its connection back, unless something was subscribed to meanwhile."""
