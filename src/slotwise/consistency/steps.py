@@ -13,6 +13,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
+import redis
+import redis.asyncio
 from redis.client import NEVER_DECODE
 
 from slotwise._versions import HEADER_SIZE, TOMBSTONE, NotSealed, Version, header, unseal
@@ -29,6 +31,7 @@ from slotwise.consistency.lost import LostWrite, Memory, find_lost
 from slotwise.consistency.requests import AT_ONCE, Command, Gets, OnNodes, Steps, chunks
 from slotwise.consistency.results import HistoryEntry, StoreStats, Versioned, WriteResult, history_entry
 from slotwise.consistency.scripts import ADOPT, BARRIER, DONE, REFUSALS, WRITE, Script
+from slotwise.consistency.unrepeated import unrepeated
 from slotwise.consistency.values import Values
 from slotwise.errors import (
     ConnectionError,
@@ -100,6 +103,13 @@ class Core:
             client.get if self._plain else partial(client.execute_command, "GET", **self._options)
         )
         self._clustered = hasattr(client, "group_by_node")
+        if isinstance(client, (redis.RedisCluster, redis.asyncio.RedisCluster)) and not self._clustered:
+            module = "slotwise.asyncio" if self._awaited else "slotwise"
+            raise TypeError(
+                f"{type(self).__name__} takes {module}.RedisCluster and not redis-py's, which sends a write again "
+                "when its reply was lost and does not tell; it can be put in its place"
+            )
+        self._sender = unrepeated(client)
         # What a command may have been executed with. redis-py's clients do not tell it from what was never sent.
         self._lost = (UnknownOutcomeError,) if self._clustered else (ConnectionError, TimeoutError)
         self._adopt = foreign == "adopt"
@@ -433,6 +443,11 @@ class Core:
         except VersionDriftError:
             self._count("refused")
             raise
+
+    def _through(self, request: list[Command] | Gets) -> Any:
+        """The client to send a request with. Reads may be repeated."""
+        scripts = isinstance(request, list) and request[0][0] in ("EVALSHA", "EVAL")
+        return self._sender if scripts else self.client
 
     def _queue(self, pipe: Any, request: list[Command] | Gets) -> int:
         """Puts a request into a pipeline, and says how many commands it is."""

@@ -26,8 +26,8 @@ _ERRORS = (RedisError, RedisClusterException)
 class VersionedStore(Core):
     """Values that know how old they are, over a client for threads: a write never overwrites a newer one.
 
-    ``client``: slotwise's ``RedisCluster``, or what `slotwise.connect` gives for a standalone server. The store closes nothing,
-    and threads may share it.
+    ``client``: slotwise's ``RedisCluster``, or what `slotwise.connect` gives for a standalone server. Writes do without its
+    retries, which would not tell what became of the first try. The store closes nothing, and threads may share it.
 
     - ``clock``: the `HybridClock` of the versions; a store makes its own, and one for all stores of a process is best.
     - ``codec``: "raw" (default) takes and gives bytes, as text from a client that decodes; "msgpack" takes what msgpack does.
@@ -139,12 +139,13 @@ class VersionedStore(Core):
     def _answer(self, request: Request) -> list[Any]:
         if isinstance(request, OnNodes):
             return self._on_nodes(request)
+        client = self._through(request)
         if isinstance(request, list) and len(request) == 1:
             try:
-                return [self.client.execute_command(*request[0], **self._options)]
+                return [client.execute_command(*request[0], **self._options)]
             except _ERRORS as error:
                 return [error]
-        pipe = self.client.pipeline(transaction=False)
+        pipe = client.pipeline(transaction=False)
         count = self._queue(pipe, request)
         try:
             replies: list[Any] = pipe.execute(raise_on_error=False)
@@ -264,12 +265,13 @@ class AsyncVersionedStore(Core):
     async def _answer(self, request: Request) -> list[Any]:
         if isinstance(request, OnNodes):
             return await self._on_nodes(request)
+        client = self._through(request)
         if isinstance(request, list) and len(request) == 1:
             try:
-                return [await self.client.execute_command(*request[0], **self._options)]
+                return [await client.execute_command(*request[0], **self._options)]
             except _ERRORS as error:
                 return [error]
-        pipe = self.client.pipeline(transaction=False)
+        pipe = client.pipeline(transaction=False)
         count = self._queue(pipe, request)
         try:
             replies: list[Any] = await pipe.execute(raise_on_error=False)
