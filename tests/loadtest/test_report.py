@@ -425,10 +425,13 @@ def test_options_that_differ_are_marked_and_equal_ones_said_once(ours: Result, t
 def test_what_was_not_answered_in_words(ours: Result) -> None:
     behind = replace(ours, due=200_000, unanswered=50_000)
     words = "50,000 of 200,000 operations that were due (25.0 %); they are in no latency"
-    assert f"Unanswered at the end: {words}." in said(print_result, behind, width=160)
+    assert f"Unanswered: {words}." in said(print_result, behind, width=160)
     assert words in Page(page([behind])).text
     assert "Unanswered" not in said(print_result, replace(ours, due=200_000, unanswered=0))
-    assert cells(grids.what_was_run(grids.named([ours])), "unanswered at the end")[1:] == [NONE]
+    held = "Held up: for 2.50 s as much was under way as may be, and what was due waited, on all shards."
+    assert held in said(print_result, replace(behind, held_s=2.5), width=160)
+    assert "Held up" not in said(print_result, replace(behind, held_s=0.0))
+    assert cells(grids.what_was_run(grids.named([ours])), "unanswered")[1:] == [NONE]
 
 
 @pytest.mark.parametrize("width", [80, 160])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from slotwise.loadtest.result import Expectation, FaultReport, Part
 from slotwise.loadtest.units import number_of, seconds_of
@@ -62,14 +63,7 @@ def judge(
         "errors": lambda: float(sum(total.errors.values())),
         "imbalance": lambda: imbalance,
         "recovery": lambda: _recovery(faults),
-        **{
-            name: (
-                lambda name=name, share=share: (
-                    getattr(total.latency, name) if unanswered <= 1 - share else None
-                )
-            )  # type: ignore[misc]
-            for name, share in _SHARES.items()
-        },
+        **{name: partial(_latency, total, name, unanswered) for name in _SHARES},
     }
     judged = []
     for wish in wishes:
@@ -80,6 +74,11 @@ def judge(
         met = measured >= wish.bound if wish.relation == ">=" else measured <= wish.bound
         judged.append(Expectation(wish.name, wish.relation, wish.bound, wish.unit, measured, met))
     return judged
+
+
+def _latency(total: Part, name: str, unanswered: float) -> float | None:
+    found: float = getattr(total.latency, name)
+    return found if unanswered <= 1 - _SHARES[name] else None
 
 
 def _recovery(faults: Sequence[FaultReport]) -> float | None:

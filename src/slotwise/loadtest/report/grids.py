@@ -358,7 +358,8 @@ def what_was_run(runs: Sequence[Run]) -> Grid:
         ("seed", lambda result: str(result.seed)),
         ("server", lambda result: result.server),
         ("imbalance", imbalance),
-        ("unanswered at the end", unanswered),
+        ("unanswered", unanswered),
+        ("held up", held_up),
         ("generator", generator),
     ]
     lines = [(name, [write(run.result) for run in runs]) for name, write in facts]
@@ -368,17 +369,24 @@ def what_was_run(runs: Sequence[Run]) -> Grid:
 def imbalance(result: Result) -> str:
     """How busy the busiest shard was, in words."""
     ratio = figure(result.imbalance)
-    return NONE if ratio == NONE else f"the busiest shard has {ratio} times the mean of operations"
+    return NONE if ratio == NONE else f"the busiest shard has {ratio} times the mean of all shards' keys"
 
 
 def unanswered(result: Result) -> str:
-    """What of an open loop's operations is in no figure, in words."""
+    """What of an open loop's operations was never answered, in words."""
     if result.due is None or result.unanswered is None:
         return NONE
     return (
         f"{count(result.unanswered)} of {count(result.due)} operations that were due"
         f" ({share(result.unanswered, result.due)}); they are in no latency"
     )
+
+
+def held_up(result: Result) -> str:
+    """How long an open loop could begin nothing that was due, in words."""
+    if result.held_s is None:
+        return NONE
+    return f"for {figure(result.held_s)} s as much was under way as may be, and what was due waited, on all shards"
 
 
 def generator(result: Result) -> str:

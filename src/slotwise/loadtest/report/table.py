@@ -39,7 +39,9 @@ def print_result(console: Console, result: Result) -> None:
     _print(console, [grids.operations(runs), grids.shards(runs), *_incidents(runs)])
     _say(console, f"Imbalance: {grids.imbalance(result)}.")
     if result.unanswered:
-        _say(console, f"Unanswered at the end: {grids.unanswered(result)}.")
+        _say(console, f"Unanswered: {grids.unanswered(result)}.")
+    if result.held_s:
+        _say(console, f"Held up: {grids.held_up(result)}.")
     _say(console, f"Generator: {grids.generator(result)}.")
 
 
