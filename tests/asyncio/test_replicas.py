@@ -230,6 +230,26 @@ def test_a_replica_that_is_too_far_behind_is_passed_over(
     run(main)
 
 
+def test_a_primary_that_was_demoted_is_not_believed(shard: ReplicatedShard) -> None:
+    """It answers reads as before, with data that grow old."""
+    shard.lag = [500, 500]
+    strategy = ReadFrom("round_robin", max_lag=0.1)
+
+    async def main() -> None:
+        async with RedisCluster.from_url(shard.url, load_balancing_strategy=strategy) as client:
+            assert await answering(client) == {0}
+            asked = sum(node.topology_asked for node in shard.nodes)
+            shard.demote()
+
+            async def known() -> bool:
+                refreshed = sum(node.topology_asked for node in shard.nodes) > asked
+                return await answering(client) == {1} and refreshed
+
+            await until(known)
+
+    run(main)
+
+
 def test_nobody_is_asked_unless_reads_depend_on_it(
     shard: ReplicatedShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:

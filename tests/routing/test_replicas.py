@@ -561,6 +561,43 @@ def test_who_does_not_count(wrong: dict[str, Any]) -> None:
     assert readers.choose(SHARD, SLOT, 1.0).node == FIRST
 
 
+def demoted_by(node: Address) -> dict[str, Any]:
+    return {"role": "slave", "master_host": node.host, "master_port": node.port}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [("primary", {FIRST}), ("round_robin", {FIRST}), ("round_robin_replicas", {FIRST})],
+)
+def test_a_primary_that_was_demoted_is_a_replica(strategy: ReadStrategy, expected: set[Address]) -> None:
+    readers = readers_of(ReadFrom(strategy, max_lag=1.0))
+    assert readers.replicated(SHARD, 1.0, {"role": "master", "master_repl_offset": 50})
+    assert readers.choose(SHARD, SLOT, 2.0).node == PRIMARY
+    assert not readers.replicated(SHARD, 2.0, demoted_by(FIRST))
+    assert {readers.choose(SHARD, SLOT, 2.0).node for _ in range(6)} == expected
+    assert readers.choose(SHARD, SLOT, 2.0, failed=PRIMARY).node == FIRST
+    assert [place.node for place in readers.may_answer(SHARD, SLOT, 2.0)] == [FIRST]
+    assert readers.replicated(SHARD, 3.0, {"role": "master", "master_repl_offset": 60})
+    assert readers.choose(SHARD, SLOT, 3.0).node == PRIMARY
+
+
+def test_without_a_limit_a_primary_that_was_demoted_answers_as_a_replica() -> None:
+    readers = readers_of(ReadFrom("round_robin_replicas"))
+    readers.replicated(SHARD, 1.0, demoted_by(FIRST))
+    assert {readers.choose(SHARD, SLOT, 1.0).node for _ in range(6)} == {PRIMARY, SECOND}
+    session = Session(lambda key: SLOT)
+    session.called(("SET", "a", 1), 1.0)
+    assert {readers.choose(SHARD, SLOT, 1.0, session).node for _ in range(6)} == {FIRST}
+
+
+def test_a_demotion_is_forgotten_when_the_topology_tells_it() -> None:
+    readers = readers_of(ReadFrom("round_robin", max_lag=1.0))
+    readers.replicated(SHARD, 1.0, demoted_by(FIRST))
+    for primary, replica, expected in ((PRIMARY, FIRST, FIRST), (FIRST, PRIMARY, PRIMARY)):
+        readers.placed(Topology((Shard(primary, (replica,)),), ((0, 16383, 0),)))
+        assert readers.choose(SHARD, SLOT, 1.0).node == expected
+
+
 def test_nodes_that_know_each_other_by_other_addresses() -> None:
     """Host names for clients, and numbers among themselves."""
     inside = Address("10.0.0.1", 6379)

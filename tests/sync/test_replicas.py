@@ -235,6 +235,20 @@ def test_a_replica_that_is_too_far_behind_is_passed_over(
     wait_until(lambda: answering(client) == {1, 2})
 
 
+@pytest.mark.parametrize("strategy", ["round_robin", "round_robin_replicas"])
+def test_a_primary_that_was_demoted_is_not_believed(
+    shard: ReplicatedShard, make_client: MakeClient, strategy: Any
+) -> None:
+    """It answers reads as before, with data that grow old."""
+    shard.lag = [500, 500]
+    client = make_client(shard, load_balancing_strategy=ReadFrom(strategy, max_lag=0.1))
+    assert answering(client) == {0}
+    asked = sum(node.topology_asked for node in shard.nodes)
+    shard.demote()
+    wait_until(lambda: answering(client) == {1})
+    wait_until(lambda: sum(node.topology_asked for node in shard.nodes) > asked)
+
+
 def test_nobody_is_asked_unless_reads_depend_on_it(
     shard: ReplicatedShard, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

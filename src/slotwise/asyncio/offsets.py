@@ -80,8 +80,8 @@ class Offsets:
         asked = time.monotonic()
         with suppress(*FAILURES, asyncio.TimeoutError):
             reply = await asyncio.wait_for(self._question(nodes, endpoint), ANSWER_TIMEOUT)
-            if type(reply) is not Unusual:
-                readers.replicated(shard, asked, parse_info(reply))
+            if type(reply) is not Unusual and not readers.replicated(shard, asked, parse_info(reply)):
+                nodes.refresher.want()
 
     async def _question(self, nodes: NodesManager, endpoint: AsyncEndpoint) -> object:
         place, link = endpoint.next()

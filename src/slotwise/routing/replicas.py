@@ -196,6 +196,7 @@ class Readers:
         "_known_as",
         "_random",
         "_states",
+        "_successors",
         "_views",
         "_want_offsets",
         "read_from",
@@ -223,6 +224,8 @@ class Readers:
         self._views: dict[Address, _View] = {}
         # When each primary was asked, and which offset its stream had reached; the latest last.
         self._histories: dict[Address, deque[tuple[float, int]]] = {}
+        # Who is no primary any more though the table says so, and who is by its own word.
+        self._successors: dict[Address, Address] = {}
         self._known_as: Mapping[Address, Address] = {}
 
     # -- choosing ------------------------------------------------------------------------------------------------------
@@ -238,28 +241,30 @@ class Readers:
     ) -> P:
         """The node in ``shard`` that answers a read of ``slot``; after one has ``failed`` to, the primary, unless it is
         down. A primary that failed itself is asked again if only its connection was lost; a call that just found it down
-        does not look a second time.
+        does not look a second time. A primary that says that it is none is a replica, and the one that it names is primary.
 
         When no node may answer that the strategy and the limits allow, the primary does: it is never wrong.
         """
         if len(shard) == 1:
             return shard[0]
         strategy = self.read_from.strategy
+        lead = self._lead(shard) if self._successors else 0
+        primary = shard[lead]
         if (failed is not None or strategy == "primary") and self._is_up(
-            shard[0], now, failed != shard[0].node
+            primary, now, failed != primary.node
         ):
-            return shard[0]
+            return primary
         view = self._view(shard)
         states = view.states
         fit = self._fit(view, slot, now, session)
         if failed is not None:
             fit &= ~sum(1 << index for index, place in enumerate(shard) if place.node == failed)
         if strategy in _REPLICAS_ONLY:
-            fit &= ~1
+            fit &= ~(1 << lead)
         elif strategy == "zone":
             fit = self._near(states, fit) or fit
         if not fit:
-            return shard[0]
+            return primary
         if strategy == "lowest_latency":
             return shard[self._fastest(states, fit, now)]
         count = fit.bit_count()
@@ -283,12 +288,18 @@ class Readers:
         most = self.read_from.max_lag_bytes
         if needed > -math.inf or most is not None:
             self._want_offsets(now)
+        primary = 1 << self._lead(view.shard) if self._successors else 1
         fit, bit = 0, 1
         for place, state in zip(view.shard, view.states, strict=True):
-            if bit == 1 or (state.mark >= needed and (most is None or state.behind <= most)):
+            if bit == primary or (state.mark >= needed and (most is None or state.behind <= most)):
                 fit |= bit if self._is_up(place, now, True) else 0
             bit <<= 1
         return fit
+
+    def _lead(self, shard: Sequence[Placed]) -> int:
+        """The primary's place in ``shard``: the first, unless that one has named another."""
+        successor = self._successors.get(shard[0].node)
+        return next((index for index, place in enumerate(shard) if place.node == successor), 0)
 
     def _near(self, states: Sequence[_State], fit: int) -> int:
         near, bit = 0, 1
@@ -338,6 +349,8 @@ class Readers:
         for known in (self._states, self._views, self._histories):
             for address in known.keys() - addresses:
                 known.pop(address, None)
+        for demoted in self._successors.keys() - {shard.primary for shard in topology.shards}:
+            self._successors.pop(demoted, None)
         for primary, view in list(self._views.items()):
             # Its states may be gone: to be looked up anew.
             self._views[primary] = view._replace(shard=())
@@ -360,22 +373,30 @@ class Readers:
         state.latency = seconds + (state.latency - seconds) * weight
         state.sampled = now
 
-    def replicated(self, shard: Sequence[Placed], asked: float, replication: Mapping[str, Any]) -> None:
-        """The primary of ``shard`` was ``asked`` INFO replication then, and told this, as redis-py shapes it.
+    def replicated(self, shard: Sequence[Placed], asked: float, replication: Mapping[str, Any]) -> bool:
+        """The primary of ``shard`` was ``asked`` INFO replication then, and told this, as redis-py shapes it. False: it is
+        no primary any more, and the table does not know yet.
 
         ``asked`` is the reading of the clock before the question was sent. A replica that is still being filled does not
         count, nor does one that the primary knows by an address that the topology has not told.
         """
+        primary = shard[0].node
         if replication.get("role") != "master":
-            # There was a failover, and the table does not know yet.
-            return
+            # It answers reads all the same, with what the new one has sent it so far.
+            host, port = replication.get("master_host"), replication.get("master_port")
+            if host is not None and port is not None:
+                named = Address(str(host), int(port))
+                self._successors[primary] = self._known_as.get(named, named)
+            self._state(primary).behind = math.inf
+            return False
+        self._successors.pop(primary, None)
         reached = int(replication["master_repl_offset"])
         acknowledged: dict[Address, int] = {}
         for name, entry in replication.items():
             if name.startswith("slave") and isinstance(entry, Mapping) and entry.get("state") == "online":
                 address = Address(str(entry["ip"]), int(entry["port"]))
                 acknowledged[self._known_as.get(address, address)] = int(entry["offset"])
-        history = self._histories.setdefault(shard[0].node, deque(maxlen=_HISTORY))
+        history = self._histories.setdefault(primary, deque(maxlen=_HISTORY))
         if history and reached < history[-1][1]:
             # Another stream: it was restarted without its data. Old offsets mean nothing in it.
             history.clear()
@@ -389,3 +410,4 @@ class Readers:
             state.behind = max(0, reached - offset)
             mark = next((at for at, then in reversed(history) if then <= offset), -math.inf)
             state.mark = max(state.mark, mark)
+        return True

@@ -127,8 +127,11 @@ class Offsets:
                 asked[address] = self._send(address, connections)
             at = asked[address]
             try:
-                if at is not None:
-                    readers.replicated(shards[address], at, parse_info(connections[address].read_response()))
+                if at is None:
+                    continue
+                told = parse_info(connections[address].read_response())
+                if not readers.replicated(shards[address], at, told) and not nodes.closed:
+                    nodes.refresher.want()
             except FAILURES:
                 connections.pop(address).disconnect()
 
