@@ -87,6 +87,57 @@ def test_shard_channel_moves_with_its_slot(faulty_cluster: LocalCluster) -> None
     run(main)
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_node_that_has_left_is_left(waits: bool) -> None:
+    """It lives on, and hears of nothing that is published; who waits for a message there waits no longer."""
+    with ScriptedCluster(2) as cluster:
+        for node in cluster.nodes:
+            node.expect("SUBSCRIBE", "a").often().send(subscription(b"subscribe", b"a", 1))
+            node.expect("PSUBSCRIBE", "b*").often().send(subscription(b"psubscribe", b"b*", 2))
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url) as client, client.pubsub() as pubsub:
+                await pubsub.subscribe("a")
+                await pubsub.psubscribe("b*")
+                await until(pubsub.get_message, kind("psubscribe"))
+                assert await pubsub.get_message(timeout=0.01) is None
+                heard = None
+                if waits:
+                    forever = until(lambda timeout: pubsub.get_message(timeout=None), kind("subscribe"))
+                    heard = asyncio.create_task(forever)
+                stays = next(node for node in cluster.nodes if node.port != pubsub.node.port)
+                await asyncio.sleep(0.1)
+                cluster.move_slots(0, 16383, stays)
+                await client.nodes_manager.initialize()
+                if heard is not None:
+                    await asyncio.wait_for(heard, PATIENCE)
+                gaps = [(await until(pubsub.get_message, kind("gap")))[-1] for _ in range(2)]
+                assert gaps == [{**GAP, "channel": b"a"}, {**GAP, "pattern": b"b*"}]
+                assert pubsub.node.port == stays.port
+
+        run(main)
+
+
+def test_node_of_the_users_own_is_kept() -> None:
+    with ScriptedCluster(2) as cluster:
+        first, second = cluster.nodes
+        first.expect("SUBSCRIBE", "a").send(subscription(b"subscribe", b"a", 1))
+
+        async def main() -> None:
+            async with (
+                RedisCluster.from_url(cluster.url) as client,
+                client.pubsub(host=first.host, port=first.port) as pubsub,
+            ):
+                await pubsub.subscribe("a")
+                await until(pubsub.get_message, kind("subscribe"))
+                cluster.move_slots(0, 16383, second)
+                await client.nodes_manager.initialize()
+                assert await pubsub.get_message(timeout=0.1) is None
+                assert pubsub.connection.is_connected
+
+        run(main)
+
+
 @pytest.mark.usefixtures("sharded_pubsub")
 def test_shard_channel_outlives_its_node(faulty_cluster: LocalCluster) -> None:
     gaps: list[Any] = []

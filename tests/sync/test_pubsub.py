@@ -96,6 +96,44 @@ def test_shard_channel_moves_with_its_slot(faulty_cluster: LocalCluster, make_cl
         assert not pubsub.subscribed
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_node_that_has_left_is_left(pair: ScriptedCluster, make_client: MakeClient, waits: bool) -> None:
+    """It lives on, and hears of nothing that is published; who waits for a message there waits no longer."""
+    for node in pair.nodes:
+        node.expect("SUBSCRIBE", "a").often().send(subscription(b"subscribe", b"a", 1))
+        node.expect("PSUBSCRIBE", "b*").often().send(subscription(b"psubscribe", b"b*", 2))
+    client = make_client(pair)
+    with client.pubsub() as pubsub:
+        pubsub.subscribe("a")
+        pubsub.psubscribe("b*")
+        until(pubsub.get_message, kind("psubscribe"))
+        assert pubsub.get_message() is None
+        heard = background(next, pubsub.listen()) if waits else None
+        gone, stays = sorted(pair.nodes, key=lambda node: node.port != pubsub.node.port)
+        time.sleep(0.1)
+        pair.move_slots(0, 16383, stays)
+        client.nodes_manager.initialize()
+        if heard is not None:
+            assert heard.result(PATIENCE)["type"] == "subscribe"
+        gaps = [until(pubsub.get_message, kind("gap"))[-1] for _ in range(2)]
+        assert gaps == [{**GAP, "channel": b"a"}, {**GAP, "pattern": b"b*"}]
+        assert pubsub.connection.port == pubsub.node.port == stays.port
+        eventually(lambda: not gone.connections)
+
+
+def test_node_of_the_users_own_is_kept(pair: ScriptedCluster, make_client: MakeClient) -> None:
+    first, second = pair.nodes
+    first.expect("SUBSCRIBE", "a").send(subscription(b"subscribe", b"a", 1))
+    client = make_client(pair)
+    with client.pubsub(host=first.host, port=first.port) as pubsub:
+        pubsub.subscribe("a")
+        until(pubsub.get_message, kind("subscribe"))
+        pair.move_slots(0, 16383, second)
+        client.nodes_manager.initialize()
+        assert pubsub.get_message(timeout=0.1) is None
+        assert pubsub.connection.port == first.port
+
+
 @pytest.mark.usefixtures("sharded_pubsub")
 def test_shard_channel_outlives_its_node(faulty_cluster: LocalCluster, make_client: MakeClient) -> None:
     gaps: list[Any] = []

@@ -244,6 +244,8 @@ class ClusterPubSub(PlainChannels, ShardChannels, _Watched, redis.asyncio.cluste
         ignore = ignore_subscribe_messages or self.ignore_subscribe_messages
         message = self.gaps.told(ignore)
         if message is None:
+            if self._is_astray():
+                await self._leave()
             left = self.connection is None and bool(self.channels or self.patterns)
             if left:
                 await self._settle(timeout)
@@ -317,7 +319,9 @@ class ClusterPubSub(PlainChannels, ShardChannels, _Watched, redis.asyncio.cluste
                 await self._leave()
                 raise
             else:
-                return
+                if not self._has_left():
+                    return
+                await self._leave()
             if time.monotonic() > deadline:
                 break
         await asyncio.sleep(max(0, min(deadline - time.monotonic(), _PAUSE)))
@@ -383,6 +387,12 @@ class ClusterPubSub(PlainChannels, ShardChannels, _Watched, redis.asyncio.cluste
             names -= self._forget_at("", names)
         if names:
             await super().sunsubscribe(*names)
+
+    async def on_slots_changed(self) -> None:
+        """redis-py's; also ends the connection to a node that has left, where a task may wait for ever."""
+        if self.connection is not None and self._has_left():
+            await self.connection.disconnect(nowait=True)
+        await super().on_slots_changed()
 
     async def _part_from(self, pubsub: _NodePubSub) -> None:
         """Gives its connection back, unless something was subscribed to meanwhile."""

@@ -31,6 +31,12 @@ class PlainChannels:
     patterns: dict[Any, Any]
     pending_unsubscribe_channels: set[Any]
     pending_unsubscribe_patterns: set[Any]
+    cluster: Any
+    # Where they are subscribed to; and whether the user has chosen it.
+    node: Any
+    _pinned: bool
+    # The published topology in which the node was looked for last.
+    _looked = 0
 
     def _expect_gaps(self) -> None:
         """They are being subscribed to anew."""
@@ -45,6 +51,23 @@ class PlainChannels:
         ):
             self.gaps.forget(kind, pending)
             forget(subscribed, pending)
+
+    def _is_astray(self) -> bool:
+        """Whether the node has left the cluster, and relays no messages although it lives on. Looks after news only."""
+        published = self.cluster.nodes_manager.knowledge.published
+        if published == self._looked:
+            return False
+        if self._has_left():
+            return True
+        self._looked = published
+        return False
+
+    def _has_left(self) -> bool:
+        """Whether the client knows the node no more. The user's own is left only when it is lost."""
+        node = self.node
+        return (
+            node is not None and not self._pinned and node.name not in self.cluster.nodes_manager.nodes_cache
+        )
 
 
 class ShardChannels:

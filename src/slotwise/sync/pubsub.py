@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import socket
 import threading
 import time
 from collections.abc import Iterable
@@ -217,6 +218,8 @@ class ClusterPubSub(PlainChannels, ShardChannels, _Watched, redis.cluster.Cluste
         ignore = ignore_subscribe_messages or self.ignore_subscribe_messages
         message = self.gaps.told(ignore)
         if message is None:
+            if self._is_astray():
+                self._leave()
             left = self.connection is None and bool(self.channels or self.patterns)
             if left:
                 self._settle(timeout)
@@ -297,7 +300,9 @@ class ClusterPubSub(PlainChannels, ShardChannels, _Watched, redis.cluster.Cluste
                 self._leave()
                 raise
             else:
-                return
+                if not self._has_left():
+                    return
+                self._leave()
             if time.monotonic() > deadline:
                 break
         time.sleep(max(0, min(deadline - time.monotonic(), _PAUSE)))
@@ -367,6 +372,11 @@ class ClusterPubSub(PlainChannels, ShardChannels, _Watched, redis.cluster.Cluste
 
     def on_slots_changed(self) -> None:
         """redis-py's, which never waits for one who subscribes: calls that meet MOVED come here, and the refresher."""
+        sock = getattr(self.connection, "_sock", None)
+        if sock is not None and self._has_left():
+            # Somebody may wait there for ever: ends the stream, and whoever reads does the rest.
+            with suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
         if self.shard_channels:
             self._want_worker()
 
