@@ -259,6 +259,28 @@ def test_a_transaction_uses_its_connection_again(cluster: LocalCluster) -> None:
     run(main)
 
 
+def test_a_transaction_outlives_a_reconnect(cluster: LocalCluster) -> None:
+    """Its connection goes back to the pool that gave it, and is closed there: the node has another pool by then."""
+
+    async def main() -> None:
+        async with RedisCluster.from_url(cluster.url) as client:
+            await client.set("{aio-pool}n", 0)
+            endpoint = client.nodes_manager.endpoint_for(client.keyslot("{aio-pool}n"))
+            async with client.pipeline(transaction=True) as pipe:
+                await pipe.watch("{aio-pool}n")
+                pipe.multi()
+                pipe.incr("{aio-pool}n")
+                connection = pipe._execution_strategy._transaction_connection
+                client.nodes_manager.reconnect(endpoint.node)
+                assert client.nodes_manager.endpoint_of(endpoint.node).pool is not endpoint.pool
+                assert await pipe.execute() == [1]
+            assert endpoint.pool._taken == 0
+            assert not endpoint.pool.node._free
+            assert not connection.is_connected
+
+    run(main)
+
+
 # -- a lost connection ends a transaction ----------------------------------------------------------------------------
 
 

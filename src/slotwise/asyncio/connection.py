@@ -256,10 +256,6 @@ class AsyncNodePool:
             connection._close()
         self._left()
 
-    def owns(self, connection: Connection) -> bool:
-        """True for what :meth:`connection` has given."""
-        return connection in self._made
-
     async def _enter(self) -> None:
         if self._taken < self.node.max_connections:
             self._taken += 1

@@ -53,13 +53,6 @@ class Node(ClusterNode):
 
     endpoint: AsyncEndpoint | None = None
 
-    def release(self, connection: Connection) -> None:
-        """Takes back a connection: the pool's, or redis-py's."""
-        if self.endpoint is not None and self.endpoint.pool.owns(connection):
-            self.endpoint.pool.release(connection)
-        else:
-            super().release(connection)
-
     async def re_auth_callback(self, token: TokenInterface) -> None:
         """Takes a new credential to the live connections (streaming credential providers)."""
         await super().re_auth_callback(token)
@@ -98,6 +91,8 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
             full_coverage=self.require_full_coverage,
         )
         self._slots_cache: dict[int, list[ClusterNode]] | None = None
+        # When another node was last seen to have slots.
+        self.changed = -math.inf
         self._reconnected: dict[Address, float] = {}
         self._suspects: Suspects[tuple[Address, AsyncLink]] = Suspects()
         # Who was primary and is so no more, and at how many watches that has been seen: callers may wait there in vain.
@@ -300,6 +295,8 @@ class NodesManager(redis.asyncio.cluster.NodesManager):
         for shard in self.engine.table.shards:
             if shard[0].node not in primaries:
                 self._left[shard[0].node] = shard[0], 0
+        if self.engine.table.shards:
+            self.changed = time.monotonic()
         self.engine.table = table
         self._slots_cache = None
 

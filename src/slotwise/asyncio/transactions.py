@@ -31,6 +31,7 @@ from slotwise.routing.redirects import Step, after_exception
 from slotwise.routing.watches import ENDED, REBALANCED, Refusals
 
 if TYPE_CHECKING:
+    from slotwise.asyncio.connection import AsyncNodePool
     from slotwise.asyncio.pipeline import ClusterPipeline
 
 # Failures that another try would only meet again, or must not follow.
@@ -43,6 +44,8 @@ class TransactionStrategy(redis.asyncio.cluster.TransactionStrategy):
     _pipe: ClusterPipeline
     # The server watches keys for this transaction.
     _watched = False
+    # Which has given the transaction's connection; the node may have another by now.
+    _pool: AsyncNodePool | None = None
 
     def __init__(self, pipe: ClusterPipeline) -> None:
         super().__init__(pipe)
@@ -107,7 +110,7 @@ class TransactionStrategy(redis.asyncio.cluster.TransactionStrategy):
                 self._watched = False
                 raise WatchError(REBALANCED if moved else ENDED)
             self._transaction_connection = await pool.connection()
-            self._transaction_node = pool.node
+            self._transaction_node, self._pool = pool.node, pool
 
     def _get_client_and_connection_for_transaction(self) -> Any:
         return self._transaction_node, self._transaction_connection
@@ -162,16 +165,22 @@ class TransactionStrategy(redis.asyncio.cluster.TransactionStrategy):
             raise
 
     def _let_go(self) -> None:
+        if self._transaction_connection is not None:
+            self._transaction_connection._close()
+            self._release()
+
+    def _release(self) -> None:
         connection, self._transaction_connection = self._transaction_connection, None
-        if connection is not None and self._transaction_node is not None:
-            connection._close()
-            self._transaction_node.release(connection)
+        if connection is not None:
+            assert self._pool is not None, "which has given it"
+            self._pool.release(connection)
 
     async def reset(self) -> None:
         """Ends the transaction; the connection goes back to its pool."""
         try:
             await self._unwatch()
         finally:
+            self._release()
             self._watching = self._watched = False
             await super().reset()
 
