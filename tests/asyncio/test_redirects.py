@@ -21,6 +21,7 @@ from slotwise.errors import (
     TimeoutError,
     UnknownOutcomeError,
 )
+from slotwise.routing.topology import Address
 from slotwise.testing.scripted import ScriptedCluster
 from tests.asyncio.loops import run
 
@@ -307,3 +308,62 @@ def test_an_error_of_ones_own_says_the_same() -> None:
     assert str(worded) == "of it"
     odd = Odd(node="it")
     assert own_copy(odd) is odd, "nobody knows how to make another"
+
+
+async def one_call(client: RedisCluster) -> Any:
+    return await client.get("a")
+
+
+async def one_of_a_pipeline(client: RedisCluster) -> Any:
+    return (await client.pipeline().get("a").execute())[0]
+
+
+@pytest.mark.parametrize("call", [one_call, one_of_a_pipeline])
+def test_late_redirects_do_not_blame_their_target(call: Any) -> None:
+    """By then another task has put it into the table, but it is not the target that named itself."""
+    with ScriptedCluster(2) as cluster:
+        other, owner = cluster.nodes
+        owner.expect("GET", "a").reply(b"0")
+        owner.expect("GET", "a").often().moved(other)
+        other.expect("GET", "a").often().reply(b"1")
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url, reinitialize_steps=0) as client:
+                # Opens the link: from now on there is a short way.
+                assert await call(client) == b"0"
+                assert await asyncio.gather(*(call(client) for _ in range(3))) == [b"1"] * 3
+                assert not client.nodes_manager._reconnected
+
+        run(main)
+
+
+@pytest.mark.parametrize("call", [one_call, one_of_a_pipeline])
+def test_a_late_failure_does_not_blame_the_successor(call: Any) -> None:
+    with ScriptedCluster(2) as cluster:
+        other, owner = cluster.nodes
+        owner.expect("GET", "a").reply(b"0")
+        owner.expect("GET", "a").half_open()
+        other.expect("GET", "a").reply(b"1")
+
+        async def main() -> None:
+            async with RedisCluster.from_url(cluster.url, reinitialize_steps=0, socket_timeout=0.5) as client:
+                assert await call(client) == b"0"
+                failed: list[Any] = []
+                want = client.nodes_manager.refresher.want
+
+                def heard(failed_node: Address | None = None, told: Address | None = None) -> None:
+                    failed.append(failed_node)
+                    want(failed_node, told)
+
+                client.nodes_manager.refresher.want = heard  # type: ignore[method-assign]
+                late = asyncio.create_task(call(client))
+                while owner.count("GET", "a") < 2:
+                    await asyncio.sleep(0.001)
+                cluster.move_slots(key_slot("a"), key_slot("a"), other)
+                # Another task met the MOVED.
+                await client.nodes_manager.moved(key_slot("a"), Address("127.0.0.1", other.port))
+                assert await late == b"1"
+                assert failed
+                assert Address("127.0.0.1", other.port) not in failed
+
+        run(main)

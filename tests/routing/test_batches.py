@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+import pytest
 
 from slotwise._link import LinkFailure
 from slotwise._reply import ServerError
 from slotwise.errors import ClusterDownError, ConnectionError, NotSentError, UnknownOutcomeError
-from slotwise.routing.batches import Verdict, judge
+from slotwise.routing.batches import Verdict, asked_of, judge, short_way_asked
+from slotwise.routing.redirects import SETTLED
 from slotwise.routing.topology import Address
 
 A, B = Address("a", 1), Address("b", 2)
@@ -99,3 +102,46 @@ def test_judged_without_time_everybody_gets_an_error() -> None:
 
     verdict = verdict_on(LOST, DOWN, UNSENT, next_pause=lambda: None, may_repeat=never)
     assert kinds(verdict) == {0: ConnectionError, 1: ClusterDownError, 2: NotSentError}
+
+
+# -- who was asked -------------------------------------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    node: Address
+
+
+class Link(NamedTuple):
+    retired: bool
+
+
+def test_who_was_asked_is_known_of_what_was_sent() -> None:
+    parts = [(Place(A), [0, 2]), (Place(B), [1, 3])]
+    assert asked_of(parts, [3, 2, 7]) == {2: A, 3: B}
+
+
+@pytest.mark.parametrize(
+    ("failure", "links", "since", "expected"),
+    [
+        # Nothing has changed lately.
+        (None, [None], SETTLED + 1, A),
+        (LOST, [Link(False)], SETTLED + 1, A),
+        # The reply to a command that was sent before the change, or after it.
+        (None, [Link(False)], 1.0, None),
+        # Whose link is open has not failed; who never had one was sent nothing.
+        (LOST, [Link(False)], 1.0, None),
+        (LOST, [Link(True), Link(False)], 1.0, None),
+        (LOST, [None], 1.0, None),
+        (LOST, [Link(True)], 1.0, A),
+        (UNSENT, [None], 1.0, A),
+        (UNSENT, [Link(False)], 1.0, None),
+    ],
+)
+def test_whom_a_short_way_has_asked(
+    failure: Exception | None, links: list[Any], since: float, expected: Address | None
+) -> None:
+    assert short_way_asked((Place(A), Place(B)), failure, links, since) == expected
+
+
+def test_nobody_was_asked_for_a_slot_that_nobody_serves() -> None:
+    assert short_way_asked(None, LOST, [], 100.0) is None

@@ -191,3 +191,25 @@ def test_an_unavailable_node_is_the_callers_to_know() -> None:
     unavailable = NodeUnavailableError("a:1 does not answer", retry_in=0.1)
     error, _ = talk(unavailable, unavailable, retries=1)
     assert error is unavailable
+
+
+@pytest.mark.parametrize("text", ["MOVED 1 b:2", "MOVED 1 :2"])
+def test_who_was_asked_by_a_short_way_may_be_unknown(text: str) -> None:
+    """Perhaps the table knew another node by then: the one that it names has not named itself."""
+    steps = converse(
+        pinned=None,
+        repeatable=False,
+        retries=3,
+        pause_after=lambda failures: 0.0,
+        remap=None,
+        outcome=Outcome(ServerError(text), None, None),
+    )
+    first = next(steps)
+    if text == "MOVED 1 b:2":
+        assert first == Moved(1, B)
+        first = next(steps)
+    assert isinstance(first, Send)
+    assert first.address is None
+    # From here on it is known.
+    assert steps.send(Outcome(ServerError("MOVED 1 :2"), None, B)) == Reconnect(B)
+    assert next(steps) == Moved(1, B)

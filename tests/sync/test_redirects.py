@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
 
 from slotwise import RedisCluster, key_slot
+from slotwise.routing.topology import Address
 from slotwise.testing.scripted import ErrorReply, ScriptedCluster, ScriptedNode
 from tests.local.processes import wait_until
 from tests.sync.conftest import MakeClient
+from tests.sync.threads import PATIENCE, background
 
 SLOT = key_slot("a")  # 15495: of the second of two primaries
 
@@ -77,6 +82,79 @@ def test_moved_with_an_empty_host_means_the_host_that_was_asked(
     other.expect("GET", "a").reply(b"1")
     assert client.get("a") == b"1"
     assert owner_of(client, "a") == other.address
+
+
+def test_an_empty_host_is_the_one_that_was_asked_and_not_its_successor(
+    nodes: Nodes, pair: ScriptedCluster, make_client: MakeClient
+) -> None:
+    """Another caller has followed its MOVED by the time that this one's comes."""
+    other, owner, _ = nodes
+    client = make_client(pair, reinitialize_steps=0)
+    told = threading.Event()
+    owner.expect("GET", "a").until(told).error(f"MOVED {SLOT} :{other.port}")
+    other.expect("GET", "a").reply(b"1")
+    late = background(client.get, "a")
+    wait_until(lambda: owner.count("GET") == 1)
+    client.nodes_manager.moved(SLOT, Address("localhost", other.port))
+    told.set()
+    assert late.result(PATIENCE) == b"1"
+    assert not client.nodes_manager._reconnected
+
+
+def one_call(client: RedisCluster) -> Any:
+    return client.get("a")
+
+
+def one_of_a_pipeline(client: RedisCluster) -> Any:
+    return client.pipeline().get("a").execute()[0]
+
+
+@pytest.mark.parametrize("call", [one_call, one_of_a_pipeline])
+def test_a_late_moved_does_not_blame_its_target(
+    pair: ScriptedCluster, nodes: Nodes, make_client: MakeClient, call: Callable[[RedisCluster], Any]
+) -> None:
+    """By then another caller has put it into the table, but it is not the target that named itself."""
+    other, owner, _ = nodes
+    client = make_client(pair, reinitialize_steps=0)
+    first, second = threading.Event(), threading.Event()
+    owner.expect("GET", "a").until(first).moved(other)
+    owner.expect("GET", "a").often().until(second).moved(other)
+    other.expect("GET", "a").often().reply(b"1")
+    calls = [background(call, client) for _ in range(2)]
+    wait_until(lambda: owner.count("GET", "a") > 0)
+    # On a connection that both share the node reads the other one later.
+    time.sleep(0.1)
+    first.set()
+    wait_until(lambda: any(each.done() for each in calls))
+    second.set()
+    assert [each.result(PATIENCE) for each in calls] == [b"1", b"1"]
+    assert not client.nodes_manager._reconnected
+
+
+@pytest.mark.parametrize("call", [one_call, one_of_a_pipeline])
+def test_a_late_failure_does_not_blame_the_successor(
+    pair: ScriptedCluster, nodes: Nodes, make_client: MakeClient, call: Callable[[RedisCluster], Any]
+) -> None:
+    other, owner, _ = nodes
+    client = make_client(pair, reinitialize_steps=0, socket_timeout=0.5)
+    owner.expect("GET", "a").half_open()
+    other.expect("GET", "a").reply(b"1")
+    failed: list[Any] = []
+    want = client.nodes_manager.refresher.want
+
+    def heard(failed_node: Address | None = None, told: Address | None = None) -> None:
+        failed.append(failed_node)
+        want(failed_node, told)
+
+    client.nodes_manager.refresher.want = heard  # type: ignore[method-assign]
+    late = background(call, client)
+    wait_until(lambda: owner.count("GET", "a") == 1)
+    pair.move_slots(SLOT, SLOT, other)
+    # Another call met the MOVED.
+    client.nodes_manager.moved(SLOT, Address("127.0.0.1", other.port))
+    assert late.result(PATIENCE) == b"1"
+    assert failed
+    assert Address("127.0.0.1", other.port) not in failed
 
 
 def test_moved_to_the_node_that_said_it(pair: ScriptedCluster, nodes: Nodes, make_client: MakeClient) -> None:

@@ -42,6 +42,7 @@ from slotwise.errors import (
     TimeoutError,
 )
 from slotwise.routing import tables
+from slotwise.routing.batches import short_way_asked
 from slotwise.routing.conversation import Moved, Outcome, Pause, Reconnect, Refresh, Send, converse
 from slotwise.routing.errors_inside import exceptions_in
 from slotwise.routing.plan import Plan, keys_in, named_slot, plan_of
@@ -193,7 +194,9 @@ class Dispatch(redis.asyncio.RedisCluster):
         if got is not None and got.what is not None:
             assert slot is not None
             shard = self._engine.table[slot]
-            outcome = _outcome(got, shard[0].node if shard else None)
+            failure = got.what if isinstance(got.what, Exception) else None
+            since = time.monotonic() - self.nodes_manager.changed
+            outcome = _outcome(got, short_way_asked(shard, failure, shard[0].links if shard else (), since))
         else:
             self._engine.calls += 1
         policy = self._retry_policy()

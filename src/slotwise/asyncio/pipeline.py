@@ -36,7 +36,7 @@ from slotwise.errors import (
     RedisClusterException,
     TimeoutError,
 )
-from slotwise.routing.batches import choose_reads, judge, parts_of
+from slotwise.routing.batches import asked_of, choose_reads, judge, parts_of
 from slotwise.routing.conversation import TRYAGAIN_PAUSE
 from slotwise.routing.errors_inside import annotate, exceptions_in
 from slotwise.routing.plan import Plan, only_key
@@ -192,7 +192,7 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
             if recorder._async_metrics_collector is not None:
                 await self._record(exchange, parts, started)
             if exchange.troubled:
-                errors = await self._settle(exchange, pinned, allow_redirections)
+                errors = await self._settle(exchange, parts, pinned, allow_redirections)
         finally:
             # Also of a caller that was cancelled: what was sent is executed all the same.
             if client._on_written:
@@ -317,21 +317,16 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
     async def _settle(
         self,
         exchange: Exchange,
+        parts: list[tuple[AsyncEndpoint, Indices]],
         pinned: dict[int, AsyncEndpoint],
         redirections: bool,
     ) -> dict[int, Exception]:
-        """Sends again what was redirected or surely not executed; the exceptions of the rest, by index."""
+        """Sends again what was redirected or surely not executed; the exceptions of the rest, by index. ``parts`` were
+        sent."""
         client, manager = self._client, self._client.nodes_manager
         batch, results = exchange.batch, exchange.results
         errors: dict[int, Exception] = {}
         failed_times = redirects = 0
-
-        def asked(index: int) -> Address | None:
-            endpoint = pinned.get(index)
-            if endpoint is None and batch.slot(index) >= 0:
-                shard = client._engine.table[batch.slot(index)]
-                endpoint = shard[0] if shard else None
-            return endpoint.node if endpoint is not None else None
 
         def repeatable(index: int) -> bool:
             found = find(self._queue.call(index))
@@ -349,11 +344,12 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
 
         while exchange.troubled:
             failures = exchange.failures
+            where = asked_of(parts, exchange.troubled)
             verdict = judge(
                 exchange.troubled,
                 results,
                 failures,
-                asked=asked,
+                asked=where.get,
                 repeatable=repeatable,
                 remap=manager.address_remap,
                 redirects_left=redirections and redirects < REDIRECTS_MAX,
@@ -374,12 +370,12 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
                 break
             if verdict.pause is not None:
                 failed_times += 1
-                failed = next((asked(i) for i in verdict.again if i in failures), None)
+                failed = next((where.get(i) for i in verdict.again if i in failures), None)
                 if (
                     failed_times == 1
                     and set(verdict.again) <= set(self._reads)
                     and manager.others_answer(
-                        [(batch.slot(i), asked(i)) for i in verdict.again], client._session
+                        [(batch.slot(i), where.get(i)) for i in verdict.again], client._session
                     )
                 ):
                     client._want(failed)
@@ -394,7 +390,7 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
             await client._stay_open()
             if verdict.pause is not None:
                 pinned.update(await self._pin(verdict.again))
-            unread = {i: asked(i) for i in sorted(set(self._reads).intersection(verdict.again))}
+            unread = {i: where.get(i) for i in sorted(set(self._reads).intersection(verdict.again))}
             for index in (*verdict.again, *(i for members in verdict.ask.values() for i in members)):
                 results[index] = _UNANSWERED
                 if batch.slot(index) >= 0:
@@ -406,4 +402,5 @@ class PipelineStrategy(redis.asyncio.cluster.PipelineStrategy):
             ask = [(manager.endpoint_of(node), Indices(some)) for node, some in verdict.ask.items()]
             exchange = Exchange(batch, results, exchange.decode, failures)
             await self._run(exchange, parts, ask)
+            parts += ask
         return errors

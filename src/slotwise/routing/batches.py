@@ -12,7 +12,7 @@ from slotwise._reply import Flawed, ServerError
 from slotwise._slots import SlotTable
 from slotwise.errors import ClusterError, SlotNotCoveredError, parse_error
 from slotwise.routing.conversation import after_loss, is_mere_loss
-from slotwise.routing.redirects import RetryWrites, Step, after_error
+from slotwise.routing.redirects import SETTLED, RetryWrites, Step, after_error
 from slotwise.routing.topology import Address, Remap
 
 
@@ -41,6 +41,33 @@ def parts_of(
             endpoint = shard[0]
         lists.setdefault(endpoint, []).append(index)
     return [(endpoint, Indices(members)) for endpoint, members in lists.items()], failures
+
+
+def asked_of(parts: Iterable[tuple[Any, Iterable[int]]], indices: Iterable[int]) -> dict[int, Address]:
+    """The node that each of the commands ``indices`` went to, of the ``parts`` that were sent: the table may be another
+    by now."""
+    wanted = set(indices)
+    return {index: endpoint.node for endpoint, members in parts for index in members if index in wanted}
+
+
+def short_way_asked(
+    shard: Sequence[Any] | None, failure: Exception | None, links: Iterable[Any], since: float
+) -> Address | None:
+    """The node that a short way asked, by the ``shard`` of its slot now, ``since`` seconds after the last change of the
+    table; None: it may have been the one before. ``links``: the shared ones of the shard's primary.
+
+    A node whose link is open has not failed. Where there is none it was not the one that got the command.
+    """
+    if shard is None:
+        return None
+    if since <= SETTLED:
+        opened = [link for link in links if link is not None]
+        if failure is None or any(not link.retired for link in opened):
+            return None
+        if not opened and getattr(failure, "sent", True):
+            return None
+    address: Address = shard[0].node
+    return address
 
 
 def choose_reads(

@@ -73,7 +73,8 @@ Do: TypeAlias = Send | Moved | Reconnect | Refresh | Pause
 
 
 class Outcome(NamedTuple):
-    """What came of a Send: the parser's reply, or why there is none; and the node that was asked."""
+    """What came of a Send: the parser's reply, or why there is none; and the node that was asked, None where a short way
+    made it and nobody knows."""
 
     reply: Any
     failure: Exception | None
@@ -139,6 +140,9 @@ def converse(
         host = asked.host if asked is not None else ""
         step = after_error(reply.text, host, remap, waited=waits or repeatable)
         if step.step is Step.GIVE_UP:
+            if asked is None and reply.text.startswith(("MOVED ", "ASK ")):
+                # Perhaps it names the host that was asked: from now on that is known.
+                continue
             raise parse_error(reply.text)
         if redirects >= REDIRECTS_MAX:
             raise ClusterError("TTL exhausted.")

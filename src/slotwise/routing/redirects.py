@@ -11,6 +11,8 @@ from slotwise.routing.topology import SLOTS, Address, Remap, resolve
 
 # Seconds within which a node that names itself in MOVED is not connected to anew once more.
 RECONNECT_INTERVAL = 1.0
+# Seconds after a change of the table within which a call may have been sent by the one before.
+SETTLED = 10.0
 # MOVED and ASK replies that one call follows before it gives up; redis-py's RedisClusterRequestTTL.
 REDIRECTS_MAX = 16
 
@@ -56,7 +58,7 @@ _BY_CODE = {
 
 
 def after_error(text: str, asked: str, remap: Remap | None = None, *, waited: bool = False) -> Next:
-    """The step after the error reply ``text`` of the node at host ``asked``; ``waited``: to a command that waits at the
+    """The step after the error reply ``text`` of the node at host ``asked``, "" for one that nobody knows; ``waited``: to a command that waits at the
     server until it can be executed, or that may be executed twice.
 
     ``MOVED 3999 127.0.0.1:6381`` and ``ASK 3999 127.0.0.1:6381`` name the slot and where to go; an empty host is the
@@ -68,7 +70,8 @@ def after_error(text: str, asked: str, remap: Remap | None = None, *, waited: bo
         slot, _, endpoint = rest.partition(" ")
         host, _, port = endpoint.rpartition(":")
         try:
-            if not (slot.isdecimal() and int(slot) < SLOTS and port.isdecimal()):
+            unknown = not asked and host in ("", "?")
+            if unknown or not (slot.isdecimal() and int(slot) < SLOTS and port.isdecimal()):
                 return _GIVE_UP
             address = resolve(host.strip("[]"), port, asked, remap)
         except ValueError:

@@ -30,7 +30,7 @@ from slotwise.errors import (
     parse_error,
 )
 from slotwise.routing import tables
-from slotwise.routing.batches import choose_reads, judge, parts_of
+from slotwise.routing.batches import asked_of, choose_reads, judge, parts_of, short_way_asked
 from slotwise.routing.conversation import (
     CLOSED,
     FINAL,
@@ -180,7 +180,7 @@ class Dispatcher:
         read = plan.read and self.nodes.readers is not None
         first = done = None
         if reply is not None or failure is not None:
-            first = Outcome(reply, failure, self._primary_of(slot) if endpoint is None else endpoint.node)
+            first = Outcome(reply, failure, self._asked(slot, failure) if endpoint is None else endpoint.node)
         else:
             self.engine.calls += 1
         steps = converse(
@@ -247,9 +247,10 @@ class Dispatcher:
                 for tell in self.on_written:
                     tell(args)
 
-    def _primary_of(self, slot: int | None) -> Address | None:
+    def _asked(self, slot: int | None, failure: Exception | None) -> Address | None:
         shard = self.engine.table[slot] if slot is not None else None
-        return shard[0].node if shard else None
+        links = [shard[0].link] if shard else []
+        return short_way_asked(shard, failure, links, time.monotonic() - self.nodes.changed)
 
     def _record_outcome(self, name: Any, started: float, outcome: Outcome) -> None:
         if recorder._metrics_collector is not None:
@@ -419,8 +420,9 @@ class Dispatcher:
                     error = failure or (parse_error(wrong.text) if wrong is not None else None)
                     self.record("PIPELINE", started, endpoint.node, error)
             if troubled:
+                where = asked_of(parts, troubled)
                 errors = self._settle(
-                    queue, troubled, results, failures, decode, pinned, reads, discard, redirections
+                    queue, troubled, where, results, failures, decode, pinned, reads, discard, redirections
                 )
         finally:
             # Also when a signal handler raises: what was sent is executed all the same.
@@ -444,6 +446,7 @@ class Dispatcher:
         self,
         queue: Queue,
         troubled: list[int],
+        where: dict[int, Address],
         results: list[Any],
         failures: dict[int, Exception],
         decode: list[bool] | None,
@@ -452,17 +455,12 @@ class Dispatcher:
         discard: bool,
         redirections: bool,
     ) -> dict[int, Exception]:
-        """Sends again what was redirected or surely not executed; the exceptions of the rest, by index."""
+        """Sends again what was redirected or surely not executed; the exceptions of the rest, by index. ``where``: who was
+        asked each of the ``troubled``."""
         batch, nodes = queue.batch, self.nodes
         errors: dict[int, Exception] = {}
         pause_after = self.policy.pauses(time.monotonic)
         failed_times = redirects = 0
-
-        def asked(index: int) -> Address | None:
-            if index in pinned:
-                return pinned[index].node
-            slot = batch.slot(index)
-            return self._primary_of(slot) if slot >= 0 else None
 
         def repeatable(index: int) -> bool:
             found = find(queue.call(index))
@@ -481,7 +479,7 @@ class Dispatcher:
                 troubled,
                 results,
                 failures,
-                asked=asked,
+                asked=where.get,
                 repeatable=repeatable,
                 remap=nodes.address_remap,
                 redirects_left=redirections and redirects < REDIRECTS_MAX,
@@ -516,12 +514,14 @@ class Dispatcher:
                 if (
                     failed_times == 1
                     and set(verdict.again) <= set(reads)
-                    and nodes.others_answer([(batch.slot(i), asked(i)) for i in verdict.again], self.session)
+                    and nodes.others_answer(
+                        [(batch.slot(i), where.get(i)) for i in verdict.again], self.session
+                    )
                 ):
                     nodes.refresher.want()
                 elif verdict.refresh:
                     self.refresh(
-                        next((asked(i) for i in verdict.again if i in failures), None), verdict.pause
+                        next((where.get(i) for i in verdict.again if i in failures), None), verdict.pause
                     )
                 else:
                     time.sleep(verdict.pause)
@@ -530,7 +530,7 @@ class Dispatcher:
                     break
             elif verdict.wait:
                 time.sleep(TRYAGAIN_PAUSE * redirects)
-            unread = {i: asked(i) for i in sorted(set(reads).intersection(verdict.again))}
+            unread = {i: where.get(i) for i in sorted(set(reads).intersection(verdict.again))}
             for index in (*verdict.again, *(i for members in verdict.ask.values() for i in members)):
                 results[index] = _UNANSWERED
                 if batch.slot(index) >= 0:
@@ -547,4 +547,6 @@ class Dispatcher:
                 asked_again, more = run(batch, ask, results, decode, asking=True)
                 troubled += asked_again
                 failures.update(more)
+                parts += ask
+            where = asked_of(parts, troubled)
         return errors

@@ -183,6 +183,8 @@ class NodesManager(redis.cluster.NodesManager):
         # Who was primary and is so no more, and at how many watches that has been seen: callers may wait there in vain.
         self._left: dict[Address, tuple[Endpoint, int]] = {}
         self._slots_cache: dict[int, list[ClusterNode]] | None = None
+        # When another node was last seen to have slots.
+        self.changed = -math.inf
         self.on_push: OnPush | None = None
         self.closed = False
         self._refresh_timeout = seconds("topology_refresh_timeout", topology_refresh_timeout)
@@ -419,6 +421,8 @@ class NodesManager(redis.cluster.NodesManager):
         for shard in self.engine.table.shards:
             if shard[0].node not in primaries:
                 self._left[shard[0].node] = shard[0], 0
+        if self.engine.table.shards:
+            self.changed = time.monotonic()
         self.engine.table = table
         self._slots_cache = None
 
