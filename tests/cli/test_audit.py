@@ -124,7 +124,8 @@ def test_compare(slotwise: Run, inject: Injector, server: ServerBinary) -> None:
     with LocalCluster(1, 0, server=server.command, password="s@crét") as other:
         with RedisCluster.from_url(other.url) as client:
             fill(client, 200)
-            urls = (inject.cluster.url, other.url)
+            # The other was filled some seconds before.
+            urls = (inject.cluster.url, other.url, "--ttl-tolerance", "60")
             assert report(slotwise("compare", *urls, "--json"), 0)["equal"]
             client.set("secret", "x")
             client.delete("key:7")
@@ -142,6 +143,18 @@ def test_compare(slotwise: Run, inject: Injector, server: ServerBinary) -> None:
         assert run.stdout.rstrip().endswith("All 2 differences reconciled.")
         assert slotwise("compare", *urls).returncode == 0
         assert slotwise("compare", *urls, "--prefer", "a").returncode == 2
+
+
+def test_compare_tells_of_slots_on_their_way(slotwise: Run, server: ServerBinary) -> None:
+    with LocalCluster(2, 0, server=server.command) as cluster:
+        urls = (cluster.url, cluster.url)
+        cluster.slot_move([7], cluster.primaries[1]).open()
+        found = report(slotwise("compare", *urls, "--json"), 1)
+        assert (found["equal"], found["mended"], found["moving"]) == (False, False, 1)
+        run = slotwise("compare", *urls)
+        assert run.returncode == 1
+        assert "1 slots were on their way" in run.stdout
+        assert run.stdout.rstrip().endswith("Not equal.")
 
 
 @pytest.mark.parametrize("command", ["audit", "compare"])

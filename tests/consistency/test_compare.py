@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -359,6 +361,94 @@ def test_strings_and_expiries_go_to_other_releases_too(
 def test_prefer_is_a_or_b(pair: Pair) -> None:
     with pytest.raises(ValueError, match="prefer"):
         reconcile(*pair, prefer="c")  # type: ignore[arg-type]
+
+
+# -- slots on their way ------------------------------------------------------------------------------------------------
+
+
+def test_a_slot_that_stays_on_its_way_is_told(pair: Pair, other_cluster: LocalCluster) -> None:
+    a, b = pair
+    b.set("key", "nobody lists it on its old node any more")
+    slot = key_slot(b"key")
+    target = next(node for node in other_cluster.primaries if node is not other_cluster.owner_of(slot))
+    move = other_cluster.slot_move([slot], target)
+    move.open()
+    assert move.move_keys() == 1
+    for report in (compare(a, b), reconcile(a, b, prefer="b")):
+        assert (report.equal, report.mended, report.moving) == (False, False, 1)
+        assert report.as_dict()["moving"] == 1
+        assert (report.counts, report.failures) == ({}, [])
+    move.close()
+    assert told(compare(a, b)) == {("only_in_b", "key", None)}
+
+
+def test_a_slot_that_arrives_is_looked_at_there(pair: Pair, other_cluster: LocalCluster) -> None:
+    a, b = pair
+    for number in range(4):
+        b.set(f"{{tag}}:{number}", "b")
+    a.set("{tag}:0", "a")
+    b.set("elsewhere", "b")
+    slot = key_slot(b"{tag}")
+    target = next(node for node in other_cluster.primaries if node is not other_cluster.owner_of(slot))
+    move = other_cluster.slot_move([slot], target)
+    move.open()
+    move.move_keys(2)
+
+    class Arriving(threading.Event):
+        """Waits between two tries."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            move.move_keys()
+            move.close()
+            return False
+
+    report = compare(a, b, stop=Arriving())
+    # Each is told once, also those that were seen at the first try.
+    assert report.counts == {"different": 1, "only_in_b": 4}
+    assert len(told(report)) == 5
+    assert (report.moving, report.failures, report.keys_a, report.keys_b) == (0, [], 1, 5)
+
+
+# -- expiries ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_expiry_among_many(pair: Pair) -> None:
+    a, b = pair
+    at = int(time.time()) + 7_200
+    for client in pair:
+        with client.pipeline() as pipe:
+            for number in range(2_000):
+                pipe.set(f"key:{number}", "x", exat=at)
+            pipe.execute()
+    report = compare(a, b)
+    assert report.equal
+    # What was set to the same point of time is summed up alike, and costs no more.
+    assert report.slots_looked_into == 0
+    b.expireat("key:7", at - 10)
+    report = compare(a, b)
+    assert told(report) == {("wrong_ttl", "key:7", None)}
+    assert report.slots_looked_into == 1
+    assert reconcile(a, b).mended
+    assert b.ttl("key:7") > 7_150
+
+
+def test_expiries_that_all_differ_a_little_are_alike(pair: Pair) -> None:
+    a, b = pair
+    at = int(time.time() * 1_000) + 7_200_000
+    for client, more in ((a, 0), (b, 500)):
+        with client.pipeline() as pipe:
+            for number in range(300):
+                pipe.set(f"key:{number}", "x", pxat=at + more)
+            pipe.execute()
+    assert compare(a, b).equal
+    assert compare(a, b, ttl_tolerance=0.1).counts == {"wrong_ttl": 300}
+
+
+def test_many_that_differ_and_expire_are_not_busy(pair: Pair) -> None:
+    for client, letter in zip(pair, "ab", strict=True):
+        for number in range(200):
+            client.set(f"{{tag}}:{number}", letter * 20_000, ex=3_000)
+    assert compare(*pair).counts == {"different": 200}
 
 
 # -- the rule ----------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def compare(
     nothing on the wire.
 
     Exit code 0 if they are equal, or all was reconciled; 1 if there are
-    differences or nodes that failed; 2 if a cluster does not answer or the
+    differences, nodes that failed, or slots on their way; 2 if a cluster does not answer or the
     options are wrong; 130 after Ctrl-C, with what was found until then.
     """
     if prefer not in (None, "a", "b"):
@@ -121,6 +121,11 @@ def _show(report: ComparisonReport, reconcile: bool, show_keys: bool) -> None:
     for failure in report.failures:
         console.print(f"Problem: {failure.node} failed: {failure.error.rstrip('.')}.", style="red")
     console.print(f"{report.keys_a:,} and {report.keys_b:,} keys compared in {report.seconds:.1f} s.")
+    if report.moving:
+        console.print(
+            f"{report.moving:,} slots were on their way and not looked at as a whole: compare again later.",
+            style="red",
+        )
     if report.stopped:
         console.print("Stopped before the end.", style="bold")
     elif report.equal:

@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import AskError, RedisClusterException, ResponseError
 
 from slotwise._versions import MAGIC
 from slotwise.consistency import large
@@ -32,6 +32,10 @@ KEPT = 10_000
 _KEYS, _SLOTS = 500, 1024
 _TASKS = 16
 _PROGRESS = 0.2
+# Tries at slots that are on their way, and seconds between them.
+_TRIES, _PAUSE = 4, 0.25
+# Milliseconds by which an expiry that nobody touches may seem to change: before Redis 7.0 it is reckoned at each look.
+_STILL = 10
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,21 @@ class ComparisonReport(Verdict):
     conflicts: int = 0
     #: What a server refused, or what changed meanwhile.
     not_reconciled: int = 0
+    #: Slots that were on their way at each try, or for whose keys a node did not answer: not looked at, or not as a whole.
+    moving: int = 0
     differences: list[Difference] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     stopped: bool = False
 
     @property
+    def equal(self) -> bool:
+        """Whether all was looked at and is alike."""
+        return super().equal and not self.moving
+
+    @property
     def mended(self) -> bool:
         """Whether all is alike now: it was, or was reconciled."""
-        return self._are_mended(self.reconciled)
+        return self._are_mended(self.reconciled) and not self.moving
 
     def as_dict(self, show_keys: bool = False) -> dict[str, Any]:
         """For JSON."""
@@ -97,19 +108,29 @@ class _Cluster:
     def __init__(self, client: Any, timeout: float, fail: Callable[[str, BaseException], None]) -> None:
         self._client = client
         self._timeout = timeout
+        self._fail = fail
         self.primaries: dict[str, tuple[Any, View]] = {}
-        for node in sorted(client.get_nodes(), key=lambda node: str(node.name)):
+
+    def discover(self, anew: bool) -> None:
+        """Asks all nodes who they are; ``anew``: others may have come."""
+        self.primaries = {}
+        if anew:
+            try:
+                self._client.nodes_manager.initialize()
+            except (*FAILURES, RedisClusterException) as error:
+                self._fail("-", error)
+        for node in sorted(self._client.get_nodes(), key=lambda node: str(node.name)):
             try:
                 wire = self.wire(node)
             except FAILURES as error:
-                fail(node.name, error)
+                self._fail(node.name, error)
                 continue
             try:
                 view = wire.view()
                 if not view.primary_id:
                     self.primaries[node.name] = node, view
             except FAILURES as error:
-                fail(node.name, error)
+                self._fail(node.name, error)
             finally:
                 wire.close()
 
@@ -148,11 +169,15 @@ class _Comparison:
         self.clusters = [_Cluster(client, timeout, self.fail) for client in (a, b)]
         self.reconcile = reconcile
         self.prefer: Side | None = prefer
-        self.tolerance = ttl_tolerance
+        #: In milliseconds.
+        self.tolerance = ttl_tolerance * 1000
         self._kept = kept
         self._progress = progress
         self.stop = stop
         self._slots_done = 0
+        # Slots to try once more, and the keys of such slots that have been told.
+        self._left: list[int] = []
+        self._told: dict[int, set[bytes]] = {}
 
     def fail(self, node: str, error: BaseException) -> None:
         """A node has failed. The same failure is told once, however many keys it meets."""
@@ -163,22 +188,40 @@ class _Comparison:
 
     def run(self) -> ComparisonReport:
         began = time.monotonic()
-        owners = [cluster.owners() for cluster in self.clusters]
-        pairs: dict[tuple[str, str], list[int]] = {}
-        uncovered = 0
-        for slot, (mine, theirs) in enumerate(zip(*owners, strict=True)):
-            if mine is None or theirs is None:
-                uncovered += 1
-            else:
-                pairs.setdefault((mine, theirs), []).append(slot)
+        slots, uncovered = list(range(ALL_SLOTS)), 0
+        for attempt in range(_TRIES):
+            if attempt and self.stop.wait(_PAUSE):
+                break
+            slots, uncovered = self._compare(slots, anew=attempt > 0)
+            if not slots or self.report.failures:
+                break
         if uncovered:
             self.fail("-", RuntimeError(f"{uncovered:,} slots are not served by both clusters"))
-        self._slots_done = uncovered
+        self.report.moving = len(slots) - uncovered
+        self.report.seconds = time.monotonic() - began
+        self.report.stopped = self.stop.is_set()
+        return self.report
+
+    def _compare(self, slots: list[int], anew: bool) -> tuple[list[int], int]:
+        """Compares slots between those that own them now: those that are left, and how many of these nobody owns."""
+        for cluster in self.clusters:
+            cluster.discover(anew)
+        owners = [cluster.owners() for cluster in self.clusters]
+        pairs: dict[tuple[str, str], list[int]] = {}
+        left: list[int] = []
+        for slot in slots:
+            mine, theirs = owners[0][slot], owners[1][slot]
+            if mine is None or theirs is None:
+                left.append(slot)
+            else:
+                pairs.setdefault((mine, theirs), []).append(slot)
+        uncovered = len(left)
+        self._left = []
         if pairs:
             with ThreadPoolExecutor(min(_TASKS, len(pairs)), "slotwise-compare") as pool:
                 running: set[Future[None]] = {
-                    pool.submit(self._compare_nodes, mine, theirs, slots)
-                    for (mine, theirs), slots in pairs.items()
+                    pool.submit(self._compare_nodes, mine, theirs, some)
+                    for (mine, theirs), some in pairs.items()
                 }
                 try:
                     while running:
@@ -190,9 +233,7 @@ class _Comparison:
                 except BaseException:
                     self.stop.set()
                     raise
-        self.report.seconds = time.monotonic() - began
-        self.report.stopped = self.stop.is_set()
-        return self.report
+        return left + self._left, uncovered
 
     def _compare_nodes(self, mine: str, theirs: str, slots: list[int]) -> None:
         wires: list[Wire] = []
@@ -207,14 +248,21 @@ class _Comparison:
             for wire in wires:
                 wire.close()
 
-    def counted(self, keys: Sequence[int]) -> None:
+    def passed(self, slots: int, left: set[int], keys: Sequence[int]) -> None:
+        """So many slots are done, and so many keys of both sides in them; others are to be tried once more."""
         with self._lock:
+            self._slots_done += slots
+            self._left += left
             self.report.keys_a += keys[0]
             self.report.keys_b += keys[1]
 
-    def passed(self, slots: int) -> None:
-        with self._lock:
-            self._slots_done += slots
+    def told_before(self, slot: int) -> set[bytes]:
+        """The keys of a slot that were told at an earlier try."""
+        return self._told.get(slot, set())
+
+    def keep(self, slot: int, told: set[bytes]) -> None:
+        """The keys that are not to be told again when the slot is tried once more."""
+        self._told[slot] = told
 
     def looking_into_a_slot(self) -> None:
         with self._lock:
@@ -237,19 +285,24 @@ class _Pair:
     def __init__(self, whole: _Comparison, a: Wire, b: Wire) -> None:
         self._whole = whole
         self._a, self._b = a, b
+        # Milliseconds that an expiry may be off where servers reckon it.
+        self._rounded = 0 if a.exact and b.exact else 2
+        # Slots to try once more, and those whose keys were looked at while they stood still.
+        self._left: set[int] = set()
+        self._done: set[int] = set()
 
     def compare(self, slots: list[int]) -> None:
         for start in range(0, len(slots), _SLOTS):
             some = slots[start : start + _SLOTS]
+            self._left = self._on_their_way(some)
             counts = [list(map(int, text.split(b","))) for text in self._both(COUNTS, *some)]
-            self._whole.counted([sum(numbers) for numbers in counts])
             group: list[int] = []
             keys = 0
             for slot, mine, theirs in zip(some, *counts, strict=True):
                 if self._whole.stop.is_set():
                     return
                 most = max(mine, theirs)
-                if most > LARGE_ELEMENTS:
+                if most > LARGE_ELEMENTS or slot in self._left:
                     self._look_into(slot)
                     continue
                 if group and keys + most > _KEYS:
@@ -260,7 +313,15 @@ class _Pair:
                     keys += most
             if group:
                 self._sum_up(group)
-            self._whole.passed(len(some))
+            # What has gone meanwhile may have been half there when it was summed up.
+            self._left |= self._on_their_way(some) - self._done
+            done = [place for place, slot in enumerate(some) if slot not in self._left]
+            self._whole.passed(len(done), self._left, [sum(all_[i] for i in done) for all_ in counts])
+
+    def _on_their_way(self, slots: Sequence[int]) -> set[int]:
+        """Those of the slots that are being moved, or do not belong to the two any more."""
+        views = self._a.view(), self._b.view()
+        return {slot for slot in slots if any(slot in view.moving or not view.owned[slot] for view in views)}
 
     def _both(self, script: Any, *arguments: Any, exact: bool = False) -> tuple[Any, Any]:
         """The script on both sides at the same time."""
@@ -271,8 +332,8 @@ class _Pair:
     def _sum_up(self, slots: list[int]) -> None:
         """Compares the sums of slots, and those of the halves where they differ."""
         mine, theirs = (list(map(int, text.split())) for text in self._both(SLOTS, *slots, exact=True))
-        # The sums of what expires are rounded.
-        close = abs(mine[3] - theirs[3]) <= 1 + self._whole.tolerance * mine[2]
+        # What one expiry may be off, and not what all of them may: two servers that were told the same times agree.
+        close = abs(mine[3] - theirs[3]) <= self._whole.tolerance + self._rounded * mine[2]
         if mine[:3] == theirs[:3] and close and mine[0] >= 0 and mine[4] == theirs[4] == 0:
             return
         if len(slots) == 1:
@@ -285,40 +346,65 @@ class _Pair:
     def _look_into(self, slot: int) -> None:
         """Compares the keys of a slot one by one."""
         self._whole.looking_into_a_slot()
+        told = self._whole.told_before(slot)
         keys: set[bytes] = set()
         for wire in (self._a, self._b):
             count = wire.call("CLUSTER", "COUNTKEYSINSLOT", slot)
             keys.update(wire.call("CLUSTER", "GETKEYSINSLOT", slot, count) if count else ())
-        ordered = sorted(keys)
+        ordered = sorted(keys - told)
+        answered = True
         for start in range(0, len(ordered), AT_ONCE):
             if self._whole.stop.is_set():
                 return
-            self._look_at(slot, ordered[start : start + AT_ONCE])
+            answered &= self._look_at(slot, ordered[start : start + AT_ONCE], told)
+        if slot in self._left or not answered or self._on_their_way([slot]):
+            self._left.add(slot)
+            self._whole.keep(slot, told)
+        else:
+            self._done.add(slot)
 
-    def _look_at(self, slot: int, keys: list[bytes]) -> None:
+    def _look_at(self, slot: int, keys: list[bytes], told: set[bytes]) -> bool:
+        """Tells of keys that differ, and adds them to ``told``; whether the nodes answered for all."""
         seen: dict[bytes, tuple[Look, Look]] = {}
         pending = keys
+        answered = True
         for _ in range(large.LOOKS):
             mine, theirs = self._a.details(pending), self._b.details(pending)
             following = []
             for key in pending:
                 a, b = mine[key], theirs[key]
                 if ELSEWHERE in (a.letter, b.letter):
+                    answered = False
                     continue
-                same = self._same_value(key, a, b)
-                if same and self._expire_alike(a, b):
+                try:
+                    settled = self._settle(slot, key, a, b, seen.get(key), told)
+                except AskError:
+                    # It went while its pieces were read.
+                    answered = False
                     continue
-                if same is not None and seen.get(key) == (a, b):
-                    self._tell(slot, key, a, b, same)
-                else:
-                    # It has to stand still for two looks.
+                if not settled:
                     seen[key] = a, b
                     following.append(key)
             pending = following
             if not pending:
-                return
+                break
         for key in pending:
             self._whole.found(Difference("busy", slot, seen[key][0].type, None, None, key))
+            told.add(key)
+        return answered
+
+    def _settle(
+        self, slot: int, key: bytes, a: Look, b: Look, before: tuple[Look, Look] | None, told: set[bytes]
+    ) -> bool:
+        """Whether a key is done with: it is alike, or stood still for two looks, differs, and was told."""
+        same = self._same_value(key, a, b)
+        if same and self._expire_alike(a, b):
+            return True
+        if same is None or before is None or not all(map(self._stands, before, (a, b))):
+            return False
+        self._tell(slot, key, a, b, same)
+        told.add(key)
+        return True
 
     def _same_value(self, key: bytes, a: Look, b: Look) -> bool | None:
         """Whether two copies differ in nothing but their expiries; None: a large one changes each time."""
@@ -329,7 +415,13 @@ class _Pair:
     def _expire_alike(self, a: Look, b: Look) -> bool:
         if (a.expires < 0) != (b.expires < 0):
             return False
-        return abs(a.expires - b.expires) <= self._whole.tolerance * 1000
+        return abs(a.expires - b.expires) <= self._whole.tolerance + self._rounded
+
+    def _stands(self, before: Look, now: Look) -> bool:
+        """Whether nobody has written a key between two looks."""
+        if (before.expires < 0) != (now.expires < 0) or abs(before.expires - now.expires) > _STILL:
+            return False
+        return before.value == now.value
 
     def _tell(self, slot: int, key: bytes, a: Look, b: Look, same: bool) -> None:
         """Tells of a difference, and reconciles it if asked to."""

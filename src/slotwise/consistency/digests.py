@@ -33,12 +33,7 @@ _LOOK = r"""
 local call, pcall, sha = redis.call, redis.pcall, redis.sha1hex
 local sub, byte, format, concat = string.sub, string.byte, string.format, table.concat
 local LARGE, LARGE_BYTES, BUDGET, MODULUS = %ELEMENTS%, %BYTES%, %BUDGET%, 4503599627370496
--- PEXPIRETIME came with Redis 7.0; before, expiry is reckoned from the clock that PTTL went by.
-local exact, now = ARGV[1] == '1', 0
-if not exact then
-  local time = call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local exact = ARGV[1] == '1'
 local spent = 0
 
 -- Numbers below 2^52 and their sums are exact in a double. In two parts, as tonumber stops at 32 bits on small machines.
@@ -51,10 +46,12 @@ local function add(sum, piece)
 end
 
 local function expiry(key)
+  -- Since Redis 7.0. Before, it is reckoned from the clock, right after that which PTTL went by: a millisecond may be between.
   if exact then return call('PEXPIRETIME', key) end
   local left = call('PTTL', key)
   if left < 0 then return left end
-  return now + left
+  local time = call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000) + left
 end
 
 local lengths = {list = 'LLEN', set = 'SCARD', hash = 'HLEN', zset = 'ZCARD', stream = 'XLEN'}
@@ -255,12 +252,12 @@ return table.concat(counts, ',')
 """
 )
 
-#: exact, slots... -> how many keys they have, the sum of their digests, how many expire, the sum of their expiries in
-#: seconds, and how many are large or not for this node. The first is -1 if it was too much to read at once.
+#: exact, slots... -> how many keys they have, the sum of their digests, how many expire, the sum of their expiries, and
+#: how many are large or not for this node. The first is -1 if it was too much to read at once.
 SLOTS = Script.of(
     _LOOK
     + """
-local sum, keys, seconds, expiring, odd = 0, 0, 0, 0, 0
+local sum, keys, times, expiring, odd = 0, 0, 0, 0, 0
 for i = 2, #ARGV do
   local names = call('CLUSTER', 'GETKEYSINSLOT', ARGV[i], LARGE)
   for j = 1, #names do
@@ -271,13 +268,13 @@ for i = 2, #ARGV do
       sum = add(sum, #names[j] .. ':' .. names[j] .. letter .. (digest or ''))
       if letter == 'B' or letter == '?' then odd = odd + 1 end
       if (at or 0) > 0 then
-        seconds = seconds + at / 1000
+        times = times + at
         expiring = expiring + 1
       end
     end
   end
 end
-return format('%d %.0f %d %.0f %d', keys, sum, expiring, seconds, odd)
+return format('%d %.0f %d %.0f %d', keys, sum, expiring, times, odd)
 """
 )
 
@@ -310,7 +307,7 @@ return 1
 )
 
 #: key -> the stream's last id and groups, as one text
-STREAM_STATE = Script.of(_LOOK.replace("ARGV[1] == '1', 0", "true, 0") + "return stream_state(ARGV[1])\n")
+STREAM_STATE = Script.of(_LOOK.replace("ARGV[1] == '1'", "true") + "return stream_state(ARGV[1])\n")
 
 
 class Look(NamedTuple):

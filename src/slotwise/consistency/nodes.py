@@ -248,8 +248,8 @@ class Wire:
                 moving.add(int(word[1:].partition("-")[0]))
             else:
                 first, _, last = word.partition("-")
-                for slot in range(int(first), int(last or first) + 1):
-                    owned[slot] = 1
+                begin, end = int(first), int(last or first) + 1
+                owned[begin:end] = b"\1" * (end - begin)
         others = {
             words[0]: (words[1].partition("@")[0], words[3] == me[0]) for words in lines if words is not me
         }
