@@ -189,7 +189,7 @@ def test_several_generators_add_up_to_one(
 
 @given(operations, st.integers(1, 30))
 def test_silences(drawn: list[Operation], every: int) -> None:
-    """From the last answer on, or since the one who got the next had waited for it."""
+    """From the last answer on, or since one who got an answer after it had waited for that."""
     totals = Totals(KINDS, SHARDS, 1)
     # Of two at the same moment, the first that is counted ends it.
     drawn = list({each.ended: each for each in drawn}.values())
@@ -199,11 +199,7 @@ def test_silences(drawn: list[Operation], every: int) -> None:
         answers = sorted(each.ended for each in here if each.counts and not each.error)
         expected = []
         for last, answer in pairwise([0.0, *answers, SECONDS]):
-            waited = [
-                each.ended - each.took
-                for each in here
-                if last < each.ended <= answer or (answer == SECONDS and each.ended >= SECONDS)
-            ]
+            waited = [each.ended - each.took for each in here if each.ended > last]
             began = max(last, min(waited, default=math.inf))
             if answer - began >= SILENCE:
                 expected.append((began, answer))
@@ -215,6 +211,15 @@ def test_nobody_who_waits_means_no_silence() -> None:
     totals = Totals(KINDS, SHARDS, 1)
     counted([Operation(at / 4, 0.01, 0, 0, 1) for at in range(1, 15)], totals, 0, 4, 3)
     assert totals.silences(0) == totals.silences(1) == []
+
+
+@pytest.mark.parametrize("every", [1, 2, 4])
+def test_who_waited_longest_may_be_answered_last(every: int) -> None:
+    """A call that begins when the shard is there again overtakes those that look for it."""
+    totals = Totals(KINDS, SHARDS, 1)
+    waited = [Operation(3.0, 0.01, 0, 0, 1), Operation(3.05, 1.9, 0, 0, 1), Operation(3.1, 2.0, 0, 0, 1)]
+    counted([Operation(1.0, 0.01, 0, 0, 1), *waited], totals, 0, 4, every)
+    assert flat(totals.silences(0)) == pytest.approx([1.1, 3.0])
 
 
 def test_a_silence_is_common_to_all_generators() -> None:
@@ -347,8 +352,8 @@ def test_who_is_counted_late_makes_no_silence() -> None:
     end(first, 1, Operation(0.75, 0.001, 0, 0, 1))
     end(second, 1, Operation(1.25, 0.001, 0, 0, 1))
     tally.count(left)
-    gaps = [(began, until) for _, began, until, _ in tally.take(ZERO + 2).gaps]
-    assert flat(gaps) == pytest.approx([0.0, 0.5, 0.5, 1.0, 1.0, 1.25])
+    gaps = [(began, until) for _, began, until, _ in tally.finish(ZERO + 1.3).gaps]
+    assert flat(gaps) == pytest.approx([0.0, 0.5, 0.5, 1.0, 1.0, 1.25, 1.25, SECONDS])
 
 
 def test_bins_are_exact_to_a_thousandth() -> None:

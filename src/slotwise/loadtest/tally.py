@@ -28,6 +28,8 @@ Ints = NDArray[np.int64]
 _DIGITS = 3
 #: A shard that answers nobody for so many seconds is silent, if somebody waits for it.
 SILENCE = 0.1
+# Seconds after the end of a silence in which everybody has got an answer who has waited through it.
+_SETTLED = 5.0
 # Errors are told by the hundredth of a second.
 _TICKS = 100
 #: What callers got that were still waiting when the run had been over for a while.
@@ -51,12 +53,12 @@ class Counts:
     shard_keys: Ints
     #: (hundredth of a second, kind, shard, exception, whether its outcome is unknown) -> how often.
     errors: dict[tuple[int, int, int, str, bool], int]
-    gaps: list[Gap]
     #: How many hundredths of milliseconds late operations were begun, and how many (open loop).
     late: Counter[int] = field(default_factory=Counter)
     #: When this was counted, in seconds of the run.
     at: float = 0.0
-    #: Times in which the generator could begin nothing that was due.
+    #: At the end, of the whole run: silences, and times in which the generator could begin nothing that was due.
+    gaps: list[Gap] = field(default_factory=list)
     held: list[tuple[float, float]] = field(default_factory=list)
 
 
@@ -79,6 +81,10 @@ class Tally:
         #: not come since then.
         self._last = np.zeros(shards + 1)
         self._waiting = [math.inf] * shards
+        # Told at the end: who had waited through one may come to light later. Those of each shard of which that may be, by
+        # their index.
+        self._gaps: list[Gap] = []
+        self._recent: list[list[int]] = [[] for _ in range(shards)]
         self._clear()
 
     def _clear(self) -> None:
@@ -86,7 +92,6 @@ class Tally:
         self._keys = np.zeros(self._kinds * self._shards, np.int64)
         self._shard_keys = np.zeros(self._wide, np.int64)
         self._errors: Counter[tuple[int, int, int, str, bool]] = Counter()
-        self._gaps: list[Gap] = []
         self._late: dict[int, int] = {}
 
     def count(self, chunks: Iterable[Chunk]) -> list[Chunk]:
@@ -121,6 +126,10 @@ class Tally:
                 unclear.update(chunk.touched(number, self._shards - 1))
         moved = self._last[:-1] - before[:-1]
         unclear.update(np.flatnonzero(moved >= SILENCE).tolist())
+        for shard, gaps in enumerate(self._recent):
+            gaps[:] = [gap for gap in gaps if self._last[shard] - self._gaps[gap][2] < _SETTLED]
+            if gaps:
+                unclear.add(shard)
         for shard in np.flatnonzero(moved).tolist():
             if shard not in unclear:
                 self._waiting[shard] = math.inf
@@ -146,23 +155,43 @@ class Tally:
 
     def _find_gaps(self, shard: int, last: float, chunks: Iterable[Chunk]) -> None:
         """Looks through what has ended since ``last``, when the shard had been answered before."""
-        ends = sorted(
-            (ended - self._zero, ended - self._zero - chunk.took[number], number not in chunk.failed)
-            for chunk in chunks
-            for number, ended in enumerate(chunk.ended)
-            if ended - self._zero > last and shard in chunk.touched(number, self._shards - 1)
-        )
-        waiting = self._waiting[shard]
-        for at, began, answered in ends:
-            # Threads go on while they are counted one after the other: what came after the last that is counted comes later.
-            if answered and self._last[shard] < at < self._seconds:
-                continue
-            waiting = min(waiting, began)
-            if answered and at < self._seconds:
-                if at - last >= SILENCE:
-                    self._gaps.append((shard, last, at, waiting))
-                last, waiting = at, math.inf
-        self._waiting[shard] = waiting
+        ended, began, answered = self._ends(shard, last, chunks)
+        # Who began later may be answered first, and those who have waited for long a moment after that.
+        for number in self._recent[shard]:
+            _, since, until, waiting = self._gaps[number]
+            self._gaps[number] = shard, since, until, float(min(waiting, began.min(initial=math.inf)))
+        # Threads go on while they are counted one after the other: what came after the last that is counted comes later.
+        answers = ended[answered & (ended <= self._last[shard])]
+        edges = np.concatenate([[last], answers])
+        for place in np.flatnonzero(np.diff(edges) >= SILENCE).tolist():
+            waiting = began[ended > edges[place]].min(initial=math.inf)
+            if not place:
+                waiting = min(waiting, self._waiting[shard])
+            self._recent[shard].append(len(self._gaps))
+            self._gaps.append((shard, float(edges[place]), float(edges[place + 1]), float(waiting)))
+        if len(answers):
+            self._waiting[shard] = math.inf
+        others = began[(ended > edges[-1]) & ~(answered & (ended < self._seconds))]
+        self._waiting[shard] = min(self._waiting[shard], float(others.min(initial=math.inf)))
+
+    def _ends(
+        self, shard: int, since: float, chunks: Iterable[Chunk]
+    ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """When operations of a shard ended, from ``since`` on and in that order; when they began; whether with an answer."""
+        found: list[tuple[Floats, Floats, NDArray[np.bool_]]] = [
+            (np.zeros(0), np.zeros(0), np.zeros(0, bool))
+        ]
+        for chunk in chunks:
+            ended = np.array(chunk.ended) - self._zero
+            here = chunk.shards == shard
+            if chunk.spread is not None:
+                here |= chunk.spread[:, shard] > 0
+            numbers = np.flatnonzero(here & (ended > since))
+            began = ended[numbers] - np.array(chunk.took)[numbers]
+            found.append((ended[numbers], began, ~np.isin(numbers, list(chunk.failed))))
+        ended, began, answered = (np.concatenate(columns) for columns in zip(*found, strict=True))
+        order = np.argsort(ended, kind="stable")
+        return ended[order], began[order], answered[order]
 
     def take(self, now: float) -> Counts:
         """What was counted since this was last called; ``now`` on the clock of the chunks."""
@@ -171,9 +200,7 @@ class Tally:
             used = np.flatnonzero(table)
             tables.append((second, used, table[used].astype(np.int64)))
         errors = dict(self._errors)
-        taken = Counts(
-            tables, self._keys, self._shard_keys, errors, self._gaps, Counter(self._late), now - self._zero
-        )
+        taken = Counts(tables, self._keys, self._shard_keys, errors, Counter(self._late), now - self._zero)
         self._clear()
         return taken
 
@@ -186,6 +213,7 @@ class Tally:
             if self._seconds - last >= SILENCE:
                 self._gaps.append((shard, last, self._seconds, self._waiting[shard]))
         taken = self.take(now)
+        taken.gaps, self._gaps = self._gaps, []
         taken.held = [(began - self._zero, until - self._zero) for began, until in held]
         return taken
 
