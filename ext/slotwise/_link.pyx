@@ -373,7 +373,7 @@ cdef class Link:
         """
         cdef int fd = self.fd
         cdef Py_ssize_t got, room
-        cdef double began, until = 0
+        cdef double began = 0, until = 0
         cdef char *p
         if self.reader.unseen():
             # An exception came between; what was read then is still to be parsed.
@@ -562,10 +562,13 @@ cdef class Link:
             return
         self.retired = True
         if self.led:
-            # Its leader sits in a system call with the descriptor: end the stream, the leader does the rest.
-            with contextlib.suppress(OSError):
-                # Not SSLSocket's own: that one takes the TLS layer away from under the leader.
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            # Its leader sits in a system call with the descriptor: end the stream, the leader does the rest. It may
+            # let go of the socket before the shutdown has returned, hence a reference of one's own.
+            sock = self.sock
+            if sock is not None:
+                with contextlib.suppress(OSError):
+                    # Not SSLSocket's own: that one takes the TLS layer away from under the leader.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
         else:
             self.fail(ConnectionError("the client was closed"))
 
