@@ -106,12 +106,18 @@ def test_a_cursor_is_kept_until_all_was_looked_at(slotwise: Run, inject: Injecto
     assert run.returncode == 2
     assert "--sample" in run.stderr
     assert file.read_text() == text
-    # It does not answer from the beginning on.
+    # It does not answer from the beginning on, and nobody takes its place.
     victim = inject.cluster.primaries[2]
+    [heir] = inject.cluster.replicas_of(victim)
+    heir.call("CONFIG", "SET", "cluster-replica-no-failover", "yes")
     inject.cluster.pause(victim)
-    found = report(slotwise("audit", "--url", url, "--timeout", "1", "--json", "--resume", str(file)), 1)
-    inject.cluster.resume(victim)
-    inject.cluster.wait_ready()
+    try:
+        run = slotwise("audit", "--url", url, "--timeout", "1", "--json", "--resume", str(file))
+    finally:
+        inject.cluster.resume(victim)
+        inject.cluster.wait_ready()
+        heir.call("CONFIG", "SET", "cluster-replica-no-failover", "no")
+    found = report(run, 1)
     assert f"{victim.host}:{victim.port}" in [failure["node"] for failure in found["failures"]]
     assert json.loads(file.read_text()) == found["cursor"]
     rest = report(slotwise("audit", "--url", url, "--json", "--resume", str(file)), 0)

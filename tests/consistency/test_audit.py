@@ -488,14 +488,19 @@ def test_resume_after_a_primary_that_did_not_answer(
     first = audit(client, rate=2_000, stop=stop, progress=lambda now: now.keys > 500 and stop.set())
     assert first.cursor is not None
     victim = faulty_cluster.primaries[0]
+    [heir] = faulty_cluster.replicas_of(victim)
+    heir.call("CONFIG", "SET", "cluster-replica-no-failover", "yes")
     faulty_cluster.pause(victim)
-    second = audit(client, timeout=0.3, resume=first.cursor)
+    try:
+        second = audit(client, timeout=0.3, resume=first.cursor)
+    finally:
+        faulty_cluster.resume(victim)
+        faulty_cluster.wait_ready()
+        heir.call("CONFIG", "SET", "cluster-replica-no-failover", "no")
     assert address(victim) in [failure.node for failure in second.failures]
     places = {place["node"]: place for place in (second.cursor or {"nodes": {}})["nodes"].values()}
     # It is where it was.
     assert places[address(victim)] in first.cursor["nodes"].values()
-    faulty_cluster.resume(victim)
-    faulty_cluster.wait_ready()
     third = audit(client, resume=json.loads(json.dumps(second.cursor)))
     assert third.equal
     assert third.cursor is None
