@@ -92,7 +92,8 @@ def test_every_fault_is_found_and_none_besides(
             fault(inject, f"fault:{name}:{n}")
     inject.settle()
     with Writer(faulty_cluster.url) as writer:
-        report = audit(client)
+        # Slowly, for the writer to be seen.
+        report = audit(client, rate=500)
     assert writer.rounds > 10
     assert inject.found(report) == inject.expected
     assert report.different == len(inject.expected)
