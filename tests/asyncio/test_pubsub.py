@@ -45,6 +45,13 @@ async def published(send: Callable[[str, int], Awaitable[Any]], channel: str) ->
         await asyncio.wait([task])
 
 
+def play_subscriptions(cluster: ScriptedCluster) -> None:
+    """The nodes' part in subscriptions to the channel "a", and then to the pattern "b*"."""
+    for node in cluster.nodes:
+        node.expect("SUBSCRIBE", "a").often().send(subscription(b"subscribe", b"a", 1))
+        node.expect("PSUBSCRIBE", "b*").often().send(subscription(b"psubscribe", b"b*", 2))
+
+
 async def until(get: Get, wanted: Callable[[Any], bool]) -> list[Any]:
     """The messages that come, up to the one that is wanted."""
     messages: list[Any] = []
@@ -91,9 +98,7 @@ def test_shard_channel_moves_with_its_slot(faulty_cluster: LocalCluster) -> None
 def test_node_that_has_left_is_left(waits: bool) -> None:
     """It lives on, and hears of nothing that is published; who waits for a message there waits no longer."""
     with ScriptedCluster(2) as cluster:
-        for node in cluster.nodes:
-            node.expect("SUBSCRIBE", "a").often().send(subscription(b"subscribe", b"a", 1))
-            node.expect("PSUBSCRIBE", "b*").often().send(subscription(b"psubscribe", b"b*", 2))
+        play_subscriptions(cluster)
 
         async def main() -> None:
             async with RedisCluster.from_url(cluster.url) as client, client.pubsub() as pubsub:
@@ -347,9 +352,7 @@ def test_cancelled_between_two_subscriptions(monkeypatch: pytest.MonkeyPatch, an
 
     with ScriptedCluster(2) as cluster:
         owner = cluster.owner_of(key_slot("a"))
-        for node in cluster.nodes:
-            node.expect("SUBSCRIBE", "a").often().send(subscription(b"subscribe", b"a", 1))
-            node.expect("PSUBSCRIBE", "b*").often().send(subscription(b"psubscribe", b"b*", 2))
+        play_subscriptions(cluster)
 
         async def main() -> None:
             async with RedisCluster.from_url(cluster.url) as client, client.pubsub() as pubsub:

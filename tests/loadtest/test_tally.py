@@ -28,6 +28,7 @@ KINDS, SHARDS, SECONDS = 2, 3, 4.0
 WRITES = [False, True]
 #: On the clock of the chunks.
 ZERO = 1000.0
+SHARD_LIST = [Shard(f"{number}", f"host:{number}") for number in range(SHARDS)]
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,14 @@ def counted(operations: Sequence[Operation], totals: Totals, generator: int, siz
     totals.add(generator, tally.finish(ZERO + SECONDS))
 
 
+def count_all(tally: Tally, totals: Totals, chunk: Chunk, drawn: Sequence[Operation]) -> None:
+    """All end, and the run is over."""
+    for number, operation in enumerate(drawn):
+        end(chunk, number, operation)
+    assert tally.count([chunk]) == []
+    totals.add(0, tally.finish(ZERO + SECONDS))
+
+
 ERRORS = [redis.exceptions.ConnectionError, redis.exceptions.ResponseError, UnknownOutcomeError, NotSentError]
 operations = st.lists(
     st.builds(
@@ -119,8 +128,7 @@ def test_against_plain_python(drawn: list[Operation], size: int, every: int) -> 
     counted(drawn, totals, 0, size, every)
     answered = [each for each in drawn if each.counts and each.error is None]
     failed = [each for each in drawn if each.counts and each.error is not None]
-    shards = [Shard(f"{number}", f"host:{number}") for number in range(SHARDS)]
-    total, by_kind, by_shard, imbalance = analysis.parts(totals, ["get", "set"], shards, SECONDS)
+    total, by_kind, by_shard, imbalance = analysis.parts(totals, ["get", "set"], SHARD_LIST, SECONDS)
 
     def check(part: analysis.Part, ours: list[Operation], errors: list[Operation]) -> None:
         assert part.operations == len(ours)
@@ -245,12 +253,8 @@ def test_an_open_loop_has_the_latencies_of_what_was_due() -> None:
     ]
     chunk = chunk_of(drawn)
     chunk.late = [0.0] * len(drawn)
-    for number, operation in enumerate(drawn):
-        end(chunk, number, operation)
-    assert tally.count([chunk]) == []
-    totals.add(0, tally.finish(ZERO + SECONDS))
-    shards = [Shard(f"{number}", "host:1") for number in range(SHARDS)]
-    total, _, by_shard, _ = analysis.parts(totals, ["get", "set"], shards, SECONDS)
+    count_all(tally, totals, chunk, drawn)
+    total, _, by_shard, _ = analysis.parts(totals, ["get", "set"], SHARD_LIST, SECONDS)
     # Rates are of what was answered in the time.
     assert total.operations == total.keys == 2
     assert [part.operations for part in by_shard] == [2, 0, 0]
@@ -317,12 +321,8 @@ def test_what_has_to_do_with_several_shards_counts_for_each() -> None:
     ]
     chunk = chunk_of(drawn)
     chunk.spread = np.array([[0, 0, 0], [3, 2, 0], [5, 0, 0], [0, 0, 5]], np.int64)
-    for number, operation in enumerate(drawn):
-        end(chunk, number, operation)
-    assert tally.count([chunk]) == []
-    totals.add(0, tally.finish(ZERO + SECONDS))
-    shards = [Shard(f"{number}", "host:1") for number in range(SHARDS)]
-    total, by_kind, by_shard, imbalance = analysis.parts(totals, ["get", "set"], shards, SECONDS)
+    count_all(tally, totals, chunk, drawn)
+    total, by_kind, by_shard, imbalance = analysis.parts(totals, ["get", "set"], SHARD_LIST, SECONDS)
     assert total.operations == sum(part.operations for part in by_kind) == 3
     assert total.keys == 11
     assert [part.operations for part in by_shard] == [3, 1, 0]
@@ -362,11 +362,7 @@ def test_bins_are_exact_to_a_thousandth() -> None:
         totals = Totals(1, 1, 1)
         tally = Tally(1, 1, [False], ZERO, SECONDS)
         drawn = [Operation(1.0, float(value), 0, 0, 1) for value in values]
-        chunk = chunk_of(drawn)
-        for number, operation in enumerate(drawn):
-            end(chunk, number, operation)
-        tally.count([chunk])
-        totals.add(0, tally.finish(ZERO + SECONDS))
+        count_all(tally, totals, chunk_of(drawn), drawn)
         cell = totals.second(1)
         for share in (0.01, 0.5, 0.9, 1.0):
             assert cell.at(share) == pytest.approx(percentile(values, share), rel=1e-3)
