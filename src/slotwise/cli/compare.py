@@ -44,8 +44,9 @@ def compare(
     nothing on the wire.
 
     Exit code 0 if they are equal, or all was reconciled; 1 if there are
-    differences, nodes that failed, or slots on their way; 2 if a cluster does not answer or the
-    options are wrong; 130 after Ctrl-C, with what was found until then.
+    differences, nodes that failed, or slots on their way; 2 if a cluster does
+    not answer or the options are wrong; 130 after Ctrl-C, with what was found
+    until then.
     """
     if prefer not in (None, "a", "b"):
         raise typer.BadParameter(f"{prefer!r} is neither a nor b", param_hint="--prefer")

@@ -58,8 +58,8 @@ _BY_CODE = {
 
 
 def after_error(text: str, asked: str, remap: Remap | None = None, *, waited: bool = False) -> Next:
-    """The step after the error reply ``text`` of the node at host ``asked``, "" for one that nobody knows; ``waited``: to a command that waits at the
-    server until it can be executed, or that may be executed twice.
+    """The step after the error reply ``text`` of the node at host ``asked``, "" for one that nobody knows. ``waited``: it is
+    the reply to a command that waits at the server until it can be executed, or that may be executed twice.
 
     ``MOVED 3999 127.0.0.1:6381`` and ``ASK 3999 127.0.0.1:6381`` name the slot and where to go; an empty host is the
     one that was asked. None of these commands was executed, so sending it again is always safe. One that names no slot
